@@ -1,0 +1,80 @@
+"""The pipe to the host: one JSON message per line, out of reach of whatever the model does with its stdio."""
+
+import errno
+import fcntl
+import json
+import os
+import sys
+
+_HIGH_FD = 64  # away from the numbers that careless code closes or reuses
+
+
+class HostGone(Exception):
+    """The host has closed its end: there is nobody left to answer."""
+
+
+class Wire(object):
+    """Both ends of the line to the host. Make it before any of the model's code is imported."""
+
+    def __init__(self):
+        """Take over fd 0 and 1: from here on the model's stdout is stderr, and its stdin is empty."""
+        sys.stdout.flush()
+        self._in = _private_copy(0)
+        self._out = _private_copy(1)
+        self._pid = os.getpid()
+        self._rest = b""
+        os.dup2(2, 1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        if hasattr(os, "register_at_fork"):
+            # A child that lives on must neither speak for us nor keep the host waiting for our end.
+            os.register_at_fork(after_in_child=self._close)
+
+    def send(self, message):
+        """Write one message (a dict of JSON's own types); it is sent when this returns. Raises HostGone."""
+        self.leave_if_forked()
+        data = memoryview(json.dumps(message, allow_nan=False).encode("ascii") + b"\n")
+        try:
+            while data:
+                data = data[_retried(os.write, self._out, data):]
+        except OSError as error:
+            raise HostGone(str(error))
+
+    def lines(self):
+        """Yield the host's lines without their ends until it closes the pipe."""
+        while True:
+            while b"\n" in self._rest:
+                line, self._rest = self._rest.split(b"\n", 1)
+                yield line
+            data = _retried(os.read, self._in, 65536)
+            if not data:
+                return
+            self._rest += data
+
+    def leave_if_forked(self):
+        """End this process at once if it is a child that the model forked and let come back."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _close(self):
+        if self._in is not None:  # a child of a child has nothing left to close
+            os.close(self._in)
+            os.close(self._out)
+            self._in = self._out = None
+
+
+def _private_copy(fd):
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH_FD)
+    fcntl.fcntl(copy, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    return copy
+
+
+def _retried(call, fd, argument):
+    """Return call(fd, argument); Python 2 does not go on by itself after a signal."""
+    while True:
+        try:
+            return call(fd, argument)
+        except OSError as error:
+            if error.errno != errno.EINTR:
+                raise

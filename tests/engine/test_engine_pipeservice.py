@@ -1,0 +1,374 @@
+# -*- coding: utf-8 -*-
+"""The pipe service as a real process, with a model that does its worst."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy
+import PIL.Image
+import pytest
+
+
+class Service(object):
+    """A running pipe service; messages go out by ask() and come back by read()."""
+
+    def __init__(self, engine, folder, output_dir, **environment):
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([engine] + sys.path),
+                           PYTHONDONTWRITEBYTECODE="1", **environment)
+        self.output_dir = output_dir
+        self.stderr_path = output_dir + ".stderr"
+        with open(self.stderr_path, "wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "modelhubapi.pipeservice", "--contrib-src", folder],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd="/", env=environment,
+                # Whoever runs these tests in the background has them ignore interrupts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+    def write(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def ask(self, input, id="1"):
+        message = {"type": "predict", "id": id, "input": input, "output_dir": self.output_dir}
+        self.write(json.dumps(message).encode("ascii") + b"\n")
+
+    def read(self):
+        line = self.process.stdout.readline()
+        return strict(line) if line else None
+
+    def answer(self, input, id="1"):
+        self.ask(input, id)
+        return self.read()
+
+    def end(self):
+        """Close the pipe; return the exit code."""
+        self.process.stdin.close()
+        return self.wait()
+
+    def wait(self):
+        """Return the exit code; None if there is none after ten seconds."""
+        deadline = time.time() + 10
+        while self.process.poll() is None and time.time() < deadline:
+            time.sleep(0.01)
+        return self.process.poll()
+
+    def kill(self):
+        """Leave nothing of the process behind."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stdin.close()
+
+    def stderr(self):
+        with open(self.stderr_path, "rb") as stream:
+            return stream.read().decode("utf-8")
+
+    def array(self, output):
+        return numpy.load(os.path.join(self.output_dir, output["file"]), allow_pickle=False)
+
+
+def strict(line):
+    def refuse(word):
+        raise AssertionError("%s is not JSON" % word)
+    assert line.endswith(b"\n") and all(byte < 128 for byte in bytearray(line))
+    return json.loads(line.decode("ascii"), parse_constant=refuse)
+
+
+@pytest.fixture
+def start(engine, contribution, tmp_path):
+    """Return a function that starts a contribution's service and reads its first message into `first`."""
+    started = []
+
+    def run(name="mischief", **environment):
+        service = Service(engine, contribution(name), str(tmp_path / "scratch"), **environment)
+        started.append(service)
+        service.first = service.read()
+        return service
+    yield run
+    for service in started:
+        service.kill()
+
+
+@pytest.fixture(scope="module")
+def lasting_service(engine, tmp_path_factory):
+    """One service of the mischievous model for all the tests that it has to survive."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "contributions", "mischief")
+    service = Service(engine, folder, str(tmp_path_factory.mktemp("lasting") / "scratch"))
+    assert service.read()["type"] == "ready"
+    yield service
+    assert service.answer("fine")["type"] == "done"
+    service.kill()
+
+
+@pytest.fixture
+def lasting(lasting_service, tmp_path):
+    """The lasting service, with an output folder of this test's own."""
+    lasting_service.output_dir = str(tmp_path / "scratch")
+    return lasting_service
+
+
+@pytest.fixture
+def mischief(start):
+    """A running service of the model that does what its input's name says."""
+    service = start()
+    assert service.first["type"] == "ready"
+    return service
+
+
+def test_ready_says_who_speaks(mischief):
+    assert mischief.first == {
+        "type": "ready", "protocol": 1, "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "engine": "1.0.0", "model": {"id": "5c1e1ab4-0000-4d8b-8f0e-2f6d1c8f0003", "name": "Mischief"}}
+
+
+def test_a_prediction(mischief):
+    answer = mischief.answer("/data/fine", "case 1")
+    assert answer.pop("seconds") >= 0
+    assert answer == {"type": "done", "id": "case 1", "notes": [], "outputs": [
+        {"name": "trouble", "type": "custom", "description": "", "prediction": "/data/fine", "shape": [10]}]}
+    assert mischief.end() == 0
+
+
+def test_messages_sent_ahead_are_answered_in_order(lasting):
+    for number in range(50):
+        lasting.ask("fine", str(number))
+    assert [lasting.read()["id"] for _ in range(50)] == [str(number) for number in range(50)]
+
+
+def test_what_is_in_the_pipe_is_answered_before_the_end(mischief):
+    mischief.ask("fine", "1")
+    mischief.ask("fine", "2")
+    assert mischief.end() == 0
+    assert [mischief.read()["id"], mischief.read()["id"], mischief.read()] == ["1", "2", None]
+
+
+def test_what_the_model_prints_goes_to_stderr(mischief):
+    assert mischief.answer("prints")["outputs"][0]["prediction"] == ""
+    assert mischief.answer("fine")["type"] == "done"
+    assert mischief.end() == 0
+    text = mischief.stderr()
+    for words in ("printed while importing", "printed while loading", "from Python", "from the descriptor",
+                  "from a shell", "from a child", "from C"):
+        assert words in text, words
+
+
+def test_a_thread_that_prints_for_ever_does_not_keep_the_process(mischief):
+    assert mischief.answer("prints_for_ever")["type"] == "done"
+    for _ in range(20):
+        assert mischief.answer("fine")["type"] == "done"
+    before = time.time()
+    assert mischief.end() == 0
+    assert time.time() - before < 5
+    assert "still here" in mischief.stderr()
+
+
+def test_a_model_that_closes_stdout(mischief):
+    assert mischief.answer("closes_stdout")["type"] == "done"
+    assert mischief.answer("fine")["type"] == "done"
+    assert mischief.end() == 0
+
+
+@pytest.mark.parametrize("how", ["forks", "forks_twice", "forks_and_raises"])
+def test_a_forked_child_never_answers(mischief, how):
+    answer = mischief.answer(how)
+    assert answer["outputs"][0]["prediction"] == "parent"
+    assert mischief.answer("fine", "next")["id"] == "next"
+    assert mischief.end() == 0 and mischief.read() is None
+    assert "Bad file descriptor" not in mischief.stderr()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="a child can only be told to let go since Python 3.7")
+def test_a_child_that_lives_on_does_not_hold_the_wire(mischief):
+    assert mischief.answer("leaves_a_child")["type"] == "done"
+    mischief.end()
+    before = time.time()
+    assert mischief.read() is None
+    assert time.time() - before < 5
+
+
+def test_a_child_forked_while_loading_never_answers(start):
+    service = start(MISCHIEF_AT_LOAD="os.fork() and os.wait()")
+    assert service.first["type"] == "ready"
+    assert service.answer("fine")["type"] == "done"
+    assert service.end() == 0 and service.read() is None
+
+
+def test_an_error_of_the_model_is_an_answer(lasting):
+    answer = lasting.answer("raises")
+    assert (answer["type"], answer["kind"], answer["id"]) == ("failed", "model", "1")
+    assert answer["error"].startswith("ValueError: not like this: ")
+    assert "inference.py" in answer["traceback"] and "raises" in answer["traceback"]
+    assert lasting.answer("fine")["type"] == "done"
+
+
+def test_a_model_that_exits_has_failed_that_case(lasting):
+    answer = lasting.answer("exits")
+    assert (answer["type"], answer["kind"], answer["error"]) == ("failed", "model", "SystemExit: enough")
+    assert lasting.answer("fine")["type"] == "done"
+
+
+def test_a_very_long_traceback_is_cut_in_the_middle(lasting):
+    answer = lasting.answer("stack")
+    assert answer["type"] == "failed" and "recursion" in answer["error"]
+    assert 100 < len(answer["traceback"]) < 21000
+
+
+def test_a_model_that_ends_the_process_ends_the_wire(mischief):
+    mischief.ask("dies")
+    assert mischief.read() is None
+    assert mischief.wait() == 7
+
+
+def test_an_array_is_a_file(lasting):
+    output, = lasting.answer("array")["outputs"]
+    assert output == {"name": "trouble", "type": "custom", "description": "", "shape": [3, 2],
+                      "file": "0.npy", "dtype": "float32", "bytes": output["bytes"]}
+    array = lasting.array(output)
+    assert (array == numpy.arange(6).reshape(2, 3).T).all()
+    assert array.flags.c_contiguous and array.dtype.isnative
+    assert os.listdir(lasting.output_dir) == ["0.npy"]
+    assert os.path.getsize(os.path.join(lasting.output_dir, "0.npy")) == output["bytes"]
+
+
+def test_arrays_keep_what_json_cannot_say(lasting):
+    array = lasting.array(lasting.answer("not_finite_array")["outputs"][0])
+    assert numpy.isnan(array[1]) and numpy.isinf(array[2])
+
+
+def test_an_array_without_dimensions(lasting):
+    output, = lasting.answer("point")["outputs"]
+    assert output["shape"] == [] and lasting.array(output)[()] == 2.5
+
+
+def test_a_large_array(lasting):
+    output, = lasting.answer("large")["outputs"]
+    assert output["bytes"] > 8e7 and lasting.array(output).sum() == 1e7
+
+
+@pytest.mark.parametrize("name, prediction, shape", [
+    ("scalar", 0.5, []), ("nothing", None, []), ("number", 0.25, []), ("words", ["left", "right"], [2]),
+    ("mixed", {"t": [1, 2], "3": [[1.5]], "flag": True}, [3])])
+def test_what_json_can_say_comes_in_the_answer(lasting, name, prediction, shape):
+    answer = lasting.answer(name)
+    assert answer["outputs"][0]["prediction"] == prediction and answer["outputs"][0]["shape"] == shape
+    assert answer["notes"] == []
+
+
+def test_numbers_that_json_lacks_become_null_with_a_note(lasting):
+    answer = lasting.answer("not_finite")
+    assert answer["outputs"][0]["prediction"] == [
+        {"label": "a", "probability": None}, {"label": "b", "probability": None}]
+    assert answer["notes"] == ["output 'trouble': 2 non-finite values became null"]
+
+
+def test_masked_arrays(lasting):
+    answer = lasting.answer("masked")
+    array = lasting.array(answer["outputs"][0])
+    assert array[0] == 1 and numpy.isnan(array[1])
+    assert answer["notes"] == ["output 'trouble': 1 masked elements became NaN"]
+    assert list(lasting.array(lasting.answer("masked_nowhere")["outputs"][0])) == [1, 2]
+    refused = lasting.answer("masked_integers")
+    assert refused["kind"] == "output" and "1 masked elements" in refused["error"]
+
+
+@pytest.mark.parametrize("name, named", [
+    ("generator", "generator"), ("bytes", "byte"), ("objects", "object"), ("dates", "datetime64"),
+    ("itself", "'trouble'"), ("foreign", "lock")])
+def test_what_cannot_be_passed_on_is_named(lasting, name, named):
+    answer = lasting.answer(name)
+    assert (answer["type"], answer["kind"]) == ("failed", "output")
+    assert "'trouble'" in answer["error"] and named in answer["error"]
+    assert not os.path.isdir(lasting.output_dir) or os.listdir(lasting.output_dir) == []
+    assert lasting.answer("fine")["type"] == "done"
+
+
+def test_an_array_that_cannot_be_saved_leaves_nothing(lasting):
+    with open(lasting.output_dir, "w") as stream:
+        stream.write("a file where the folder should be")
+    answer = lasting.answer("array")
+    assert answer["kind"] == "output" and "could not be saved" in answer["error"]
+
+
+def test_unknown_messages_get_a_word_on_stderr_only(mischief):
+    mischief.write(b'{"type": "dance"}\nno json\n\xff\xfe\n[1]\n{"type": "predict", "id": "x"}\n')
+    assert mischief.answer("fine", "after")["id"] == "after"
+    assert mischief.end() == 0
+    text = mischief.stderr()
+    assert "dance" in text and "not JSON" in text and "lacks input, output_dir" in text
+
+
+def test_names_of_any_bytes_reach_the_model(lasting):
+    raw = b"/data/\xc3\xa9\n\xff/fine \xe4'\""
+    name = u"/data/\u00e9\n\udcff/fine \udce4'\""
+    prediction = lasting.answer(name)
+    if sys.version_info[0] == 2:  # a byte string that is no text can't be a prediction there
+        assert prediction["kind"] == "output"
+        return
+    assert prediction["outputs"][0]["prediction"].encode("utf-8", "surrogateescape") == raw
+
+
+@pytest.mark.parametrize("when", ["IMPORT", "LOAD"])
+@pytest.mark.parametrize("code, error", [
+    ("raise ValueError('no weights')", "ValueError: no weights"), ("sys.exit(0)", "SystemExit: 0"),
+    ("import missing_module", "missing_module")])
+def test_a_model_that_cannot_start_is_fatal(start, when, code, error):
+    service = start(**{"MISCHIEF_AT_" + when: code})
+    assert service.first["type"] == "fatal" and error in service.first["error"]
+    assert "inference.py" in service.first["traceback"]
+    assert service.read() is None and service.wait() == 1
+
+
+def test_a_contribution_that_is_none_is_fatal(engine, tmp_path):
+    service = Service(engine, str(tmp_path), str(tmp_path / "scratch"))
+    assert "config.json" in service.read()["error"]
+    assert service.wait() == 1
+    service.process.stdout.close()
+    service.process.stdin.close()
+
+
+def test_the_models_errors_while_a_thread_lives_on_still_end(start):
+    code = "import threading; threading.Thread(target=time.sleep, args=(60,)).start(); raise ValueError('no')"
+    service = start(MISCHIEF_AT_LOAD=code)
+    before = time.time()
+    assert service.wait() == 1 and time.time() - before < 5
+
+
+def test_a_host_that_is_gone_ends_the_service(mischief):
+    mischief.process.stdout.close()
+    mischief.ask("fine")
+    assert mischief.wait() == 1
+    assert "the host is gone" in mischief.stderr()
+
+
+def test_an_interrupt_ends_the_service(mischief):
+    mischief.answer("fine")
+    mischief.process.send_signal(signal.SIGINT)
+    assert mischief.wait() == 130
+
+
+def test_a_model_of_several_inputs(start, tmp_path):
+    service = start("volumes")
+    paths = {}
+    for key, value in (("t1", 1), ("t2", 0)):
+        paths[key] = {"fileurl": str(tmp_path / ("%s.npy" % key))}
+        numpy.save(paths[key]["fileurl"], numpy.full((2, 2, 2), value))
+    answer = service.answer(paths)
+    assert [output["name"] for output in answer["outputs"]] == ["mask", "mask_2"]
+    assert service.array(answer["outputs"][0]).sum() == 8
+    assert answer["outputs"][1]["prediction"] == {"above": 8}
+    del paths["t2"]
+    failed = service.answer(paths)
+    assert failed["kind"] == "model" and "it lacks t2" in failed["error"]
+
+
+def test_a_model_of_one_input(start, tmp_path):
+    path = str(tmp_path / "white.png")
+    PIL.Image.new("RGB", (9, 9), (255, 255, 255)).save(path)
+    service = start("pictures")
+    assert service.answer(path)["outputs"][0]["prediction"][1] == {"label": "bright", "probability": 1.0}
+    assert "Was not able to load" in service.answer(path + ".missing")["error"]
