@@ -1,0 +1,63 @@
+"""The errors a user can meet, and the exit code of each; anything else that is raised is a bug."""
+
+from __future__ import annotations
+
+import textwrap
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_FAILED_CASES = 3
+EXIT_INVALID = 4
+EXIT_UNFIT = 5
+EXIT_TRY_AGAIN = 75
+
+
+class ModelHubError(Exception):
+    """An error meant to be read: what happened, the evidence, and what to do next."""
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str) -> None:
+        super().__init__(textwrap.dedent(message).strip())
+
+
+class UsageError(ModelHubError):
+    """The command line or a configuration file asks for something that does not exist."""
+
+    exit_code = EXIT_USAGE
+
+
+class InvalidError(ModelHubError):
+    """The model, the image or the set of inputs cannot be used."""
+
+    exit_code = EXIT_INVALID
+
+
+class UnfitError(ModelHubError):
+    """This machine lacks something that the run needs."""
+
+    exit_code = EXIT_UNFIT
+
+
+class TryAgainError(ModelHubError):
+    """The run cannot go on now; what is done stays done and the same command continues it."""
+
+    exit_code = EXIT_TRY_AGAIN
+
+
+class InputError(ModelHubError):
+    """One input of one case cannot be used: charged to the case, never to the run.
+
+    kind: missing, unreadable, not-a-file, empty, truncated, damaged, too-big, unsupported,
+    no-pixels, non-finite or changed.
+    """
+
+    exit_code = EXIT_INVALID
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        return type(self), (self.kind, str(self))

@@ -1,0 +1,137 @@
+"""Turn what the user named into cases, and cases into chunks; pure but for reading folder listings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+
+from modelhub_hpc.errors import InvalidError, UsageError
+from modelhub_hpc.plan.grouping import Skipped, natural
+from modelhub_hpc.plan.manifest import Case, Manifest
+from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.plan.roots import input_roots
+from modelhub_hpc.plan.search import Search
+from modelhub_hpc.plan.tables import ORIGINAL, Draft
+
+__all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "cut", "find_cases", "input_roots"]
+
+CHUNK_S = 30.0
+MAX_CHUNK = 2000
+MAX_ID = 80
+_CHUNKS_PER_WORKER = 4
+_GUESS_S = 1.0  # per case, where nothing is known of the model's speed
+_HASH_DIGITS = (6, 12, 24, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Cases [first, first + count) of the manifest, computed and published together."""
+
+    index: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Every case, and everything that lay there and became none."""
+
+    cases: tuple[Case, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def find_cases(inputs: Sequence[str], model: ModelEntry, cwd: Path) -> Found:
+    """Every case that folders, patterns, files, CSV tables and JSON files name.
+
+    The order of `inputs` changes nothing. A DICOM series is the path of its folder, or of its only file;
+    where a folder holds several, the column series_uid says which. InvalidError: something named does not
+    exist, a table is wrong, or nothing matches what the model takes.
+    """
+    if "" in inputs:
+        raise UsageError("An input is the empty text: name a folder, a pattern, a file, a CSV or a JSON.")
+    search = Search(model)
+    for named in sorted({os.path.join(os.fspath(cwd), each) for each in inputs}, key=natural):
+        search.add(named)
+    if not search.drafts:
+        raise InvalidError(search.nothing(inputs))
+    return Found(tuple(_with_ids(search.drafts)), tuple(search.skipped))
+
+
+def _with_ids(drafts: list[Draft]) -> list[Case]:
+    names = case_ids([draft.name for draft in drafts], [_token(draft) for draft in drafts])
+    return [Case(name, draft.inputs, _with_original(draft, name), draft.input_bytes, draft.input_mtime_ns)
+            for name, draft in zip(names, drafts)]
+
+
+def _with_original(draft: Draft, name: str) -> tuple[tuple[str, str], ...]:
+    """The user's own case id, kept beside the one that is safe as a name."""
+    if not draft.given or draft.name == name:
+        return draft.columns
+    return (*((key, value) for key, value in draft.columns if key != ORIGINAL), (ORIGINAL, draft.name))
+
+
+def _token(draft: Draft) -> str:
+    return "\0".join([draft.name, *(text for pair in (*draft.inputs, *draft.columns) for text in pair)])
+
+
+def case_ids(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """A unique id of at most 80 characters A-Z a-z 0-9 . _ - for each name, the same in any order.
+
+    A name that had to be changed, and every name of a group that differ in case only or not at all, ends in a
+    hash: of the name, or of the token where names are equal. InvalidError where tokens are equal too.
+    """
+    ids = [_safe(name) for name in names]
+    for digits in (*_HASH_DIGITS, 0):
+        counts = Counter(each.lower() for each in ids)
+        clashes = [i for i, each in enumerate(ids) if counts[each.lower()] > 1]
+        if not clashes:
+            return ids
+        if not digits:
+            break
+        for i in clashes:
+            ids[i] = _suffixed(_plain(names[i]), tokens[i], digits)
+    raise InvalidError(f"{len(clashes)} cases are the same in everything, such as {names[clashes[0]]!r}. "
+                       "Name each once.")
+
+
+def _safe(name: str) -> str:
+    plain = _plain(name)
+    changed = plain != name.replace("/", "_") or len(plain) > MAX_ID
+    return _suffixed(plain, name, _HASH_DIGITS[0]) if changed else plain
+
+
+def _plain(name: str) -> str:
+    text = re.sub("[^A-Za-z0-9._-]", "_", name) or "_"
+    return "_" + text[1:] if text[0] in "-." else text
+
+
+def _suffixed(plain: str, hashed: str, digits: int) -> str:
+    digest = hashlib.sha256(hashed.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
+    return f"{plain[:MAX_ID - 1 - digits]}-{digest}"
+
+
+def cut(n_cases: int, seconds_per_case: float | None, workers: int, chunk_size: int | None = None,
+        probe: bool = True) -> list[Chunk]:
+    """The chunk table: about 30 s of work each, 1 to 2,000 cases, about four per worker where cases suffice.
+
+    With `probe`, chunk 0 is the first case alone: nobody waits long to learn that a model can't start.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise UsageError(f"A chunk holds at least one case, not {chunk_size}.")
+    head = 1 if probe and n_cases else 0
+    size = chunk_size or _size(n_cases - head, seconds_per_case, workers)
+    edges = [*range(head), *range(head, n_cases, size), n_cases]
+    return [Chunk(i, first, end - first) for i, (first, end) in enumerate(pairwise(edges))]
+
+
+def _size(n_cases: int, seconds_per_case: float | None, workers: int) -> int:
+    seconds = seconds_per_case if seconds_per_case and seconds_per_case > 0 else _GUESS_S
+    share = ceil(n_cases / (_CHUNKS_PER_WORKER * max(workers, 1)))
+    return max(1, min(int(CHUNK_S / seconds), MAX_CHUNK, share))

@@ -1,0 +1,136 @@
+"""Find a model by name or folder and say what it takes and gives."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc import resources
+from modelhub_hpc.errors import InvalidError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model; `key` is "single" for a model with one input.
+
+    dim_limits: (min, max) per dimension of the raw image in ModelHub's order: (channels or z, y, x).
+    """
+
+    key: str
+    formats: tuple[str, ...]
+    dim_limits: tuple[tuple[int | None, int | None], ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    name: str
+    type: str
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be run: its contribution folder and the image it needs."""
+
+    name: str
+    id: str
+    version: str
+    path: Path
+    contrib_src: Path
+    image: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    seconds_per_case: float | None
+    digest: str
+
+    @property
+    def single(self) -> bool:
+        """Whether a case is one file rather than several named ones."""
+        return len(self.inputs) == 1 and self.inputs[0].key == "single"
+
+
+def find(model: str, folders: Sequence[Path]) -> ModelEntry:
+    """The model of that name, or in that folder; InvalidError with near names if there is none.
+
+    folders: places with contributions, searched in order before the ones that travel with this package.
+    """
+    places = [*folders, resources.folder("registry") / "contributions"]
+    for path in (*(place / model for place in places), Path(model)):
+        if (path / "contrib_src").is_dir():
+            return read(path.absolute())
+    known = sorted({p.parent.name for place in places for p in place.glob("*/contrib_src")})
+    near = difflib.get_close_matches(Path(model).name, known, n=1)
+    guess = f"Did you mean '{near[0]}'?" if near else f"Known models: {', '.join(known) or '(none)'}"
+    raise InvalidError(
+        f"There is no model '{model}'. {guess}\n"
+        f"Searched: {', '.join(str(p) for p in places)}; a contribution's folder can be named too."
+    )
+
+
+def read(path: Path) -> ModelEntry:
+    """Read a contribution folder in ModelHub's template (init/init.json, contrib_src/model/config.json)."""
+    config = _json(path / "contrib_src/model/config.json")
+    init = _json(path / "init/init.json")
+    try:
+        io = config["model"]["io"]
+        modelhub = config.get("modelhub", {})
+        return ModelEntry(
+            name=str(config["meta"]["name"]),
+            id=str(config["id"]),
+            version=str(modelhub.get("version", "0")),
+            path=path,
+            contrib_src=path / "contrib_src",
+            image=str(init["docker_id"]),
+            inputs=_inputs(io["input"]),
+            outputs=tuple(OutputSpec(o["name"], o["type"], o.get("description", "")) for o in io["output"]),
+            seconds_per_case=modelhub.get("seconds_per_case"),
+            digest=tree_digest(path / "contrib_src"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidError(f"{path}: config.json or init.json lacks a required part: {error!r}") from error
+
+
+def tree_digest(folder: Path) -> str:
+    """sha256 over the names and contents of all files below the folder, byte-code caches aside."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        total.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while data := stream.read(2**20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _inputs(given: Mapping[str, Any]) -> tuple[InputSpec, ...]:
+    """Both forms of config.json: flat (format and dim_limits at the top) and nested (an object per input)."""
+    named = [_input(key, value) for key, value in given.items() if isinstance(value, dict)]
+    return tuple(named or [_input("single", given)])
+
+
+def _input(key: str, given: Mapping[str, Any]) -> InputSpec:
+    limits = tuple((limit.get("min"), limit.get("max")) for limit in given.get("dim_limits", ()))
+    return InputSpec(key, tuple(given.get("format", ())), limits, str(given.get("description", "")))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidError(f"{path} cannot be read: {error.strerror}. Is this a ModelHub contribution?") from error
+    except ValueError as error:
+        raise InvalidError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidError(f"{path} must hold a JSON object")
+    return data
