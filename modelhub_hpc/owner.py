@@ -1,0 +1,253 @@
+"""One driver per run folder: who it is, whether it lives, and how another takes over.
+
+Owner records are numbered files that are published once and never change; the highest number owns the run.
+Taking over is publishing the next number, which only one process can do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pwd
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc.errors import TryAgainError, UnfitError
+from modelhub_hpc.runfolder import RunPaths, drop, publish_json, shown, storage, token
+
+_NAME = re.compile(r"owner\.(\d{6,})")
+_BEATS = 3
+_ATTEMPTS = 20
+_PROC = Path("/proc")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OwnerRecord:
+    """Who drives a run.
+
+    pid, start_ticks and pid_namespace name a process of one boot of one host; started: local time with zone.
+    """
+
+    token: str
+    host: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    start_ticks: int
+    job_id: str | None
+    uid: int
+    user: str
+    started: str
+
+    def describe(self) -> str:
+        job = f", SLURM job {self.job_id}" if self.job_id else ""
+        return f"pid {self.pid} on {self.host} (user {self.user}{job}, since {self.started})"
+
+
+class Owner:
+    """The right to drive a run, from acquire() until release() or the end of this process."""
+
+    def __init__(self, paths: RunPaths, number: int, record: OwnerRecord, interval_s: float) -> None:
+        self.record = record
+        self._next = _record_path(paths, number + 1)
+        self._released = _released_path(paths, number)
+        self._beat_path = _beat_path(paths, record)
+        self._interval_s = interval_s
+        self._counter = 0
+        self._last_beat_s = -interval_s
+
+    def beat(self) -> None:
+        """Show other hosts that this driver lives; call it often, it writes once per interval.
+
+        Raises TryAgainError or UnfitError if the storage fails.
+        """
+        now_s = time.monotonic()
+        if now_s - self._last_beat_s < self._interval_s:
+            return
+        self._last_beat_s = now_s
+        self._counter += 1
+        with storage(self._beat_path):
+            descriptor = os.open(self._beat_path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                # Always the same length and in place: no reader sees half, and a full disk has room for it.
+                os.pwrite(descriptor, b"%020d\n" % self._counter, 0)
+            finally:
+                os.close(descriptor)
+
+    def is_current(self) -> bool:
+        """Whether nobody has taken over, which can happen if this driver seemed dead to another host."""
+        return not self._next.exists() and not self._released.exists()
+
+    def release(self) -> None:
+        """Let the next driver start at once.
+
+        Storage that fails is only logged: the end of this process lets it start, too.
+        """
+        try:
+            publish_json(self._released, {"token": self.record.token})
+        except (TryAgainError, UnfitError) as error:
+            _log.warning("%s", error)
+        drop(self._beat_path)
+
+
+def acquire(paths: RunPaths, interval_s: float = 10.0, job_id: str | None = None) -> Owner:
+    """Become the driver of a run.
+
+    interval_s: how often a driver shows that it lives; one on another host that shows nothing for three
+    intervals counts as dead.  Raises TryAgainError if another driver lives or the storage fails.
+    """
+    record = _own_record(job_id)
+    for _ in range(_ATTEMPTS):
+        number = _highest(paths)
+        if number:
+            _refuse_if_alive(paths, number, interval_s)
+        owner = Owner(paths, number + 1, record, interval_s)
+        owner.beat()
+        if publish_json(_record_path(paths, number + 1), asdict(record)):
+            return owner
+        drop(_beat_path(paths, record))
+        time.sleep(0.05)  # somebody else was first; a network file system may show the name a little later
+    raise TryAgainError(f"Run {shown(paths.root)} changes its driver again and again; try again later.")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a run. alive: None where that cannot be seen from this host at a glance."""
+
+    record: OwnerRecord
+    alive: bool | None
+
+
+def holder(paths: RunPaths) -> Holder | None:
+    """Who drives a run, without waiting for a heartbeat; None if it was released or has never been driven.
+
+    Raises UnfitError where the folder's private part is not this user's to read.
+    """
+    number = _highest(paths)
+    if not number or _released_path(paths, number).exists():
+        return None
+    record = _read_record(_record_path(paths, number))
+    return Holder(record, _seen_alive(record)) if record else None
+
+
+def _refuse_if_alive(paths: RunPaths, number: int, interval_s: float) -> None:
+    if _released_path(paths, number).exists():
+        return
+    record = _read_record(_record_path(paths, number))
+    if record is None or not _is_alive(paths, record, interval_s):
+        return
+    raise TryAgainError(f"""
+        Run {shown(paths.root)} is driven by {record.describe()}.
+        Wait for it, or end that driver; then the same command continues the run.""")
+
+
+def _is_alive(paths: RunPaths, record: OwnerRecord, interval_s: float) -> bool:
+    seen = _seen_alive(record)
+    return _beats(_beat_path(paths, record), interval_s) if seen is None else seen
+
+
+def _seen_alive(record: OwnerRecord) -> bool | None:
+    """Whether the process lives; None where it cannot be seen from here."""
+    if record.host != _host():
+        return None
+    if record.boot_id != _boot_id():
+        return False
+    if _start_ticks(record.pid) == record.start_ticks and record.pid_namespace == _pid_namespace():
+        return True
+    if (record.pid_namespace, record.uid) == (_pid_namespace(), os.getuid()):
+        return False
+    # Its process may be there and only hidden from us: in another container, or another user's.
+    return None
+
+
+def _beats(path: Path, interval_s: float) -> bool:
+    """Watch a heartbeat until it changes, for three intervals at most.
+
+    Its content counts, not its time: the clocks of two hosts differ.
+    """
+    first = _content(path)
+    end_s = time.monotonic() + _BEATS * interval_s
+    while time.monotonic() < end_s:
+        time.sleep(min(interval_s / 5, 1.0))
+        if _content(path) != first:
+            return True
+    return False
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _highest(paths: RunPaths) -> int:
+    with storage(paths.private):
+        matches = [_NAME.fullmatch(name) for name in os.listdir(paths.private)]
+    return max((int(match[1]) for match in matches if match), default=0)
+
+
+def _read_record(path: Path) -> OwnerRecord | None:
+    """None for a damaged record: whoever wrote it cannot be asked."""
+    with storage(path):
+        text = path.read_bytes()
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        return OwnerRecord(**fields)
+    except (ValueError, TypeError) as error:
+        _log.warning("%s is damaged and not counted: %s", shown(path), error)
+        return None
+
+
+def _record_path(paths: RunPaths, number: int) -> Path:
+    return paths.private / f"owner.{number:06d}"
+
+
+def _released_path(paths: RunPaths, number: int) -> Path:
+    return paths.private / f"owner.{number:06d}.released"
+
+
+def _beat_path(paths: RunPaths, record: OwnerRecord) -> Path:
+    return paths.private / f"beat.{record.token}"
+
+
+def _own_record(job_id: str | None) -> OwnerRecord:
+    ticks = _start_ticks(os.getpid())
+    assert ticks is not None
+    return OwnerRecord(token(), _host(), _boot_id(), _pid_namespace(), os.getpid(), ticks, job_id,
+                       os.getuid(), _user(), time.strftime("%Y-%m-%d %H:%M:%S %z"))
+
+
+def _host() -> str:
+    return os.uname().nodename
+
+
+def _boot_id() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> str:
+    return os.readlink(_PROC / "self/ns/pid")
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if there is none or it is only a zombie."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(b")")[2].split()  # the name in parentheses may hold anything
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
