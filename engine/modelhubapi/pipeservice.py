@@ -150,14 +150,14 @@ def _deliver(named, output_dir):
 
 def _save(array, output_dir, name):
     """Write array as output_dir/name, which appears whole or not at all."""
-    import numpy
+    from numpy.lib import format as numpy_format  # numpy.save asks more of a file than _Plain offers
     path = os.path.join(output_dir, name)
     part = os.path.join(output_dir, "." + name + ".part")
     try:
         if not os.path.isdir(output_dir):
             os.makedirs(output_dir)
         with open(part, "wb") as stream:
-            numpy.save(_Plain(stream), array, allow_pickle=False)
+            numpy_format.write_array(_Plain(stream), array, allow_pickle=False)
         size = os.path.getsize(part)
         os.rename(part, path)
     except (IOError, OSError) as error:

@@ -238,7 +238,8 @@ def private_27(work: Path) -> Interpreter:
         for package in PACKAGES_27:
             call([*apt, "download", "-qq", package], package, cwd=work / "apt")
         for archive in (work / "apt").glob("*.deb"):
-            call(["dpkg-deb", "-x", str(archive), str(root)], archive.name)
+            call(["dpkg-deb", "-x", str(archive), str(work / "unpacked")], archive.name)
+        (work / "unpacked").rename(root)
     return Interpreter("2.7", str(command), str(root / "usr" / "lib" / "x86_64-linux-gnu"))
 
 

@@ -1,6 +1,7 @@
 # -*- coding: utf-8 -*-
 """The pipe service as a real process, with a model that does its worst."""
 
+import errno
 import json
 import os
 import signal
@@ -292,6 +293,15 @@ def test_an_array_that_cannot_be_saved_leaves_nothing(lasting):
         stream.write("a file where the folder should be")
     answer = lasting.answer("array")
     assert answer["kind"] == "output" and "could not be saved" in answer["error"]
+
+
+def test_an_array_that_does_not_fit_says_why_and_leaves_nothing(start):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))"
+    service = start(MISCHIEF_AT_LOAD=limit)
+    answer = service.answer("large")
+    assert answer["kind"] == "output" and "[Errno %d]" % errno.EFBIG in answer["error"]
+    assert os.listdir(service.output_dir) == []
+    assert service.answer("array")["type"] == "done"
 
 
 def test_unknown_messages_get_a_word_on_stderr_only(mischief):
