@@ -1,0 +1,382 @@
+"""One live model process: started once, then fed case after case over a pipe, and never left behind.
+
+host ══ JSON lines, paths only ══ container        (ARCHITECTURE.md has the table of messages)
+
+A session is used by one thread. It either answers a request, or raises a SessionError that says which case was
+being computed and carries the evidence; after an error the session is over and a new one is started.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import logging
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from modelhub_hpc import launch, resources, wire
+from modelhub_hpc.aliases import Aliases
+from modelhub_hpc.errors import EXIT_INVALID, EXIT_UNFIT, ModelHubError, TryAgainError
+from modelhub_hpc.launch import SessionSpec
+from modelhub_hpc.wire import PROTOCOL, Ready, Reply, Request
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 256 * 2**20
+TAIL = 16 * 2**10
+AHEAD = 2  # requests sent before the first is answered, so that the model never waits for the host
+CLOSE_S = 10.0
+DEATH_S = 30.0
+_HOST = socket.gethostname()
+
+_HINTS = {
+    0: "the model ended its process without an answer (os._exit or sys.exit?)",
+    126: "the interpreter of the image is not executable",
+    127: "the interpreter was not found in the image",
+    128 + signal.SIGKILL: "killed by SIGKILL (often: out of memory; ask for more with --mem)",
+    128 + signal.SIGSEGV: "killed by SIGSEGV (a crash in native code)",
+    128 + signal.SIGABRT: "killed by SIGABRT (native code gave up)",
+    128 + signal.SIGBUS: "killed by SIGBUS (often: the image file was replaced, or its storage went away)",
+    128 + signal.SIGTERM: "ended by SIGTERM",
+    255: "Apptainer could not start the container, or the model ended with -1",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about a session that ended badly."""
+
+    command: str
+    code: int | None
+    host: str
+    log: str | None
+    tail: str
+    peak_mb: int
+
+    def text(self) -> str:
+        lines = [f"exit code {self.code} on host {self.host}", f"command: {self.command}"]
+        lines += [f"log: {self.log}"] if self.log else []
+        return "\n".join([*lines, "last lines of stderr:", self.tail.strip() or "(none)"])
+
+
+class SessionError(ModelHubError):
+    """The session is over. kind: crash, timeout, memory, output, or storage (the image's files went away)."""
+
+    exit_code = EXIT_INVALID
+
+    def __init__(self, kind: str, message: str, evidence: Evidence) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.evidence = evidence
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, str(self), self.evidence)
+
+
+class StartError(ModelHubError):
+    """The model did not become ready: no case is to blame, and no other worker will do better."""
+
+    def __init__(self, message: str, evidence: Evidence, killed: bool = False) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+        self.killed = killed  # from outside, so that another start may well succeed
+        broken_host = evidence.code in (126, 127, 255)
+        self.exit_code = EXIT_UNFIT if broken_host else EXIT_INVALID
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.evidence, self.killed)
+
+
+class Session:
+    """A context manager around one model process.
+
+    >>> with Session(spec) as session:                                          # doctest: +SKIP
+    ...     for reply in session.predict([Request("a", (("single", "/data/a.png"),))]):
+    ...         print(reply.outputs)
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self.spec = spec
+        self.ready: Ready | None = None
+        self.peak_mb = 0
+        self._buffer = bytearray()
+        self._requests = itertools.count()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Session:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> Ready:
+        """Start the process and wait until the model is loaded; StartError with the reason otherwise."""
+        self.scratch = launch.make_scratch(self.spec.scratch)
+        self.aliases = Aliases(self.scratch / "input", self._inside("input"))
+        self.command = launch.command(self.spec, self.scratch)
+        self.log_path = self._log_path()
+        self._link, theirs = socket.socketpair()
+        keeper = [sys.executable, "-I", "-S", str(resources.KEEPER)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *keeper,
+                    str(theirs.fileno()),
+                    str(self.scratch),
+                    str(self.spec.mem_mb),
+                    "--",
+                    *self.command,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=launch.environment(self.spec, self.scratch),
+                cwd=self.spec.contrib_src if self.spec.runtime == "host" else "/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                bufsize=0,
+            )
+        self._watch_stderr(self._process)
+        self.ready = self._await_ready()
+        return self.ready
+
+    def close(self) -> None:
+        """End the model politely (end of input), then by force; nothing of it is left afterwards."""
+        if self._process is None:
+            return
+        self._hang_up()
+        deadline = time.monotonic() + CLOSE_S
+        while ready := _wait_readable(deadline - time.monotonic(), self._process.stdout):
+            if not os.read(ready[0], 2**16):
+                break
+        self.kill()
+
+    def kill(self) -> None:
+        """End everything now."""
+        if self._process is not None:
+            self._finish()
+
+    def _hang_up(self) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is dead already, which is what is wanted
+
+    def _finish(self) -> dict[str, Any]:
+        """Have the keeper kill what is left, collect its report, free everything; the report ({} if it died)."""
+        process, self._process = self._process, None
+        assert process is not None and process.stdout is not None
+        if process.stdin is not None and not process.stdin.closed:
+            process.stdin.close()
+        try:
+            self._link.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the keeper is gone already
+        report = _read_report(self._link)
+        process.wait()
+        if not report:
+            _kill_session(process.pid)
+        process.stdout.close()
+        self._stderr.join(CLOSE_S)
+        self._link.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.peak_mb = int(report.get("peak_mb", 0))
+        return report
+
+    def _log_path(self) -> Path | None:
+        if self.spec.logs is None:
+            return None
+        return self.spec.logs / f"session-{_HOST}-{os.getpid()}-{next(self._numbers)}.log"
+
+    def _watch_stderr(self, process: subprocess.Popen[bytes]) -> None:
+        self._tail = bytearray()
+        arguments = (process.stderr, self.log_path, self._tail, self.spec.max_log_mb * 2**20)
+        self._stderr = threading.Thread(target=_drain, args=arguments, daemon=True)
+        self._stderr.start()
+
+    def _await_ready(self) -> Ready:
+        try:
+            message = self._message(self.spec.start_timeout_s)
+        except SessionError as error:
+            seconds = f"within {self.spec.start_timeout_s:.0f} s" if error.kind == "timeout" else "at all"
+            text = f"The model did not start {seconds}: {error}"
+            killed = error.kind == "crash" and error.evidence.code == 128 + signal.SIGKILL
+            raise StartError(f"{text}\n{error.evidence.text()}", error.evidence, killed) from None
+        if message["type"] == "fatal":
+            trace = str(message.get("traceback", "")).strip()
+            evidence = self._evidence(self._finish())
+            raise StartError(f"The model did not start: {message.get('error')}\n{trace}", evidence)
+        if message["type"] != "ready" or message.get("protocol") != PROTOCOL:
+            raise self._over("output", f"the engine does not speak protocol {PROTOCOL}: {str(message)[:200]}")
+        model = message.get("model") or {}
+        return Ready(
+            str(message.get("python")),
+            str(message.get("engine")),
+            str(model.get("id")),
+            str(model.get("name")),
+        )
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def predict(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Answer the requests in order, keeping the model busy; arrays of a reply last until the next one.
+
+        Raises SessionError when the model dies, hangs or breaks the protocol: the case to blame is the first
+        one not answered.
+        """
+        flying: collections.deque[tuple[Request, Path]] = collections.deque()
+        for request in requests:
+            flying.append(self._send(request))
+            if len(flying) == AHEAD:
+                yield from self._answer(*flying.popleft())
+        while flying:
+            yield from self._answer(*flying.popleft())
+
+    def _send(self, request: Request) -> tuple[Request, Path]:
+        # the engine makes the folder if there are arrays: most cases have none
+        folder = f"output/{next(self._requests)}"
+        try:
+            assert self._process is not None and self._process.stdin is not None
+            self._process.stdin.write(wire.predict_line(request, self._inside(folder)))
+        except BrokenPipeError:
+            pass  # the death is met, with its reason, where the answer is read
+        return request, self.scratch / folder
+
+    def _inside(self, name: str) -> str:
+        """Where the model sees a folder of the session's scratch."""
+        return f"/{name}" if self.spec.image else str(self.scratch / name)
+
+    def _answer(self, request: Request, folder: Path) -> Iterator[Reply]:
+        message = self._message(self.spec.case_timeout_s)
+        if message["type"] not in ("done", "failed") or message.get("id") != request.id:
+            raise self._over("output", f"expected the answer to {request.id!r}, got {str(message)[:200]}")
+        try:
+            reply = wire.reply(message, folder)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._over("output", f"unusable answer: {error!r}") from error
+        if reply.error and "[Errno 28]" in reply.error:
+            raise TryAgainError(f"The scratch folder is full: {self.spec.scratch} ({reply.error}).")
+        if reply.error and "[Errno 107]" in reply.error:
+            raise self._over("storage", f"the image went away under the model: {reply.error}")
+        yield reply
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.aliases.forget(request.inputs)
+
+    def _message(self, timeout_s: float) -> dict[str, Any]:
+        line = self._line(timeout_s)
+        try:
+            return wire.message(line)
+        except ValueError as error:
+            raise self._over("output", f"not a message ({error}): {line[:200]!r}") from None
+
+    def _line(self, timeout_s: float) -> bytes:
+        assert self._process is not None and self._process.stdout is not None
+        deadline, searched = time.monotonic() + timeout_s, 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > MAX_LINE:
+                raise self._over("output", f"an answer of more than {MAX_LINE // 2**20} MiB of JSON")
+            ready = _wait_readable(deadline - time.monotonic(), self._process.stdout, self._link)
+            if not ready:
+                raise self._over("timeout", f"no answer within {timeout_s:g} s")
+            # the link speaks last, once all is over, or ends without a word when the keeper was killed
+            data = os.read(ready[0], 2**20) if ready[0] != self._link.fileno() else b""
+            if not data:
+                raise self._over("crash", "the model process ended")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def _over(self, kind: str, message: str) -> SessionError:
+        """End the session and make the error that says why."""
+        report = self._finish()
+        evidence = self._evidence(report)
+        if report.get("killed_by") == "memory":
+            kind, message = (
+                "memory",
+                f"the model used more than the {self.spec.mem_mb} MiB it was given (--mem)",
+            )
+        elif kind == "crash" and (evidence.code == 128 + signal.SIGBUS or "[Errno 107]" in evidence.tail):
+            kind = "storage"
+        if kind in ("crash", "storage"):
+            message = f"{message}: {_HINTS.get(evidence.code or 0, f'exit code {evidence.code}')}"
+        return SessionError(kind, message, evidence)
+
+    def _evidence(self, report: Mapping[str, Any]) -> Evidence:
+        code = report.get("code", 128 + signal.SIGKILL)
+        tail = self._tail.decode(errors="replace")
+        name = str(self.log_path) if self.log_path else None
+        return Evidence(shlex.join(self.command), code, _HOST, name, tail, self.peak_mb)
+
+
+def _drain(stream: IO[bytes], path: Path | None, tail: bytearray, limit: int) -> None:
+    """Keep the model's stderr from filling its pipe: to the log up to `limit` bytes, the last of it to `tail`."""
+    written = dropped = 0
+    with stream, open(path or os.devnull, "wb", buffering=0) as log_file:
+        while data := stream.read(2**16):
+            tail += data
+            del tail[:-TAIL]
+            if written + len(data) <= limit:
+                written += log_file.write(data)
+            else:
+                dropped += len(data)
+        if dropped:
+            log_file.write(b"\n[%d more bytes were dropped]\n" % dropped)
+
+
+def _wait_readable(timeout_s: float, *streams: IO[bytes] | socket.socket | None) -> list[int]:
+    """The file descriptors that can be read without waiting, in the order given; [] after the timeout."""
+    numbers = [stream.fileno() for stream in streams if stream is not None]
+    poll = select.poll()
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    ready = {number for number, _ in poll.poll(max(0.0, timeout_s) * 1000)}
+    return [number for number in numbers if number in ready]
+
+
+def _read_report(link: socket.socket) -> dict[str, Any]:
+    link.settimeout(DEATH_S)
+    data = b""
+    try:
+        while piece := link.recv(4096):
+            data += piece
+    except OSError:
+        log.warning("a session's keeper did not answer within %.0f s", DEATH_S)
+    report: dict[str, Any] = json.loads(data) if data.endswith(b"\n") else {}
+    return report
+
+
+def _kill_session(sid: int) -> None:
+    """Kill what a killed keeper left: its session's processes, of which only squashfuse survives the runtime."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.getsid(int(entry.name)) == sid:
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # ended meanwhile, or somebody else's

@@ -1,0 +1,110 @@
+"""What goes over the pipe to a model and comes back; ARCHITECTURE.md has the table of messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc.model_output import ArrayFile, open_array
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One case for the model. inputs: (key, visible path) pairs; a single-input model has the key "single"."""
+
+    id: str
+    inputs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RawOutput:
+    """One output as the model gave it: a JSON value, or an array still lying in the session's scratch folder."""
+
+    name: str
+    type: str
+    description: str
+    shape: tuple[int, ...]
+    prediction: Any
+    array: ArrayFile | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The model's answer: outputs, or the error it raised (kind "model" or "output")."""
+
+    id: str
+    outputs: tuple[RawOutput, ...]
+    seconds: float
+    notes: tuple[str, ...]
+    error: str | None
+    kind: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the engine said of itself once the model was loaded."""
+
+    python: str
+    engine: str
+    model_id: str
+    model_name: str
+
+
+def predict_line(request: Request, output_dir: str) -> bytes:
+    """The message that asks for one case; output_dir as the model sees it."""
+    inputs = dict(request.inputs)
+    given = inputs.get("single") or {key: {"fileurl": path} for key, path in inputs.items()}
+    fields = {"type": "predict", "id": request.id, "input": given, "output_dir": output_dir}
+    return json.dumps(fields).encode("ascii") + b"\n"
+
+
+def message(line: bytes) -> dict[str, Any]:
+    """A message of the container; ValueError if the line is none."""
+    fields = json.loads(line, parse_constant=_refuse_constant)
+    if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+        raise ValueError("no object with a type")
+    return fields
+
+
+def ready(fields: Mapping[str, Any]) -> Ready:
+    model = fields.get("model") or {}
+    return Ready(str(fields.get("python")), str(fields.get("engine")), str(model.get("id")), str(model.get("name")))
+
+
+def reply(fields: Mapping[str, Any], folder: Path) -> Reply:
+    """The answer to a request, its arrays opened in `folder`.
+
+    Raises ValueError, KeyError or TypeError for anything that is none.
+    """
+    failed = fields["type"] == "failed"
+    return Reply(
+        id=fields["id"],
+        outputs=() if failed else tuple(_output(o, folder) for o in fields["outputs"]),
+        seconds=float(fields.get("seconds", 0.0)),
+        notes=tuple(str(n) for n in fields.get("notes", ())),
+        error=str(fields["error"]) if failed else None,
+        kind=str(fields.get("kind", "model")),
+        traceback=str(fields.get("traceback", "")),
+    )
+
+
+def _output(output: Mapping[str, Any], folder: Path) -> RawOutput:
+    array = open_array(folder, output["file"]) if "file" in output else None
+    return RawOutput(
+        name=str(output["name"]),
+        type=str(output["type"]),
+        description=str(output.get("description", "")),
+        shape=tuple(int(n) for n in output["shape"]),
+        prediction=None if array else output["prediction"],
+        array=array,
+    )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

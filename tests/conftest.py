@@ -1,0 +1,112 @@
+"""What the tests share: the two runtimes, a model that obeys its input, and ways to see what is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelhub_hpc import images
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import ModelHubError
+from modelhub_hpc.launch import SessionSpec
+
+REPO = Path(__file__).resolve().parent.parent
+OBEDIENT = REPO / "tests/contributions/obedient"
+IMAGE = "modelhub-hpc/onnxruntime:1"
+CACHE = Path(os.environ.get("MH_TEST_CACHE", REPO / "build/cache"))
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def image() -> images.Image:
+    """The real image; absent Apptainer skips, unless this machine is meant to have it."""
+    try:
+        if not shutil.which("apptainer"):
+            raise ModelHubError("Apptainer is not installed")
+        return images.find(IMAGE, SiteConfig(cache_dir=CACHE))
+    except ModelHubError as error:
+        if os.environ.get("MH_TEST_REQUIRE_APPTAINER"):
+            raise
+        pytest.skip(f"needs Apptainer and the image of `make image`: {error}")
+
+
+@pytest.fixture(params=["host", "apptainer"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Each test that takes this runs in both worlds."""
+    if request.param == "apptainer":
+        request.getfixturevalue("image")
+    return str(request.param)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Write:
+    """Write an input that commands the obedient model: command("SLEEP 1", name="a")."""
+    folder = tmp_path / "inputs"
+    folder.mkdir(exist_ok=True)
+
+    def write(text: str, name: str | None = None) -> Path:
+        path = folder / f"{name or text.split()[0].lower()}.npy"
+        np.save(path, np.frombuffer(text.encode("ascii"), np.uint8))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def spec(runtime: str, scratch: Path, tmp_path: Path, request: pytest.FixtureRequest) -> SessionSpec:
+    found = request.getfixturevalue("image") if runtime == "apptainer" else None
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (tmp_path / "inputs").mkdir(exist_ok=True)
+    return SessionSpec(
+        runtime=runtime,
+        image=found.path if found else None,
+        interpreter=found.interpreter if found else sys.executable,
+        contrib_src=OBEDIENT / "contrib_src",
+        roots=(tmp_path / "inputs",),
+        gpus=(),
+        threads=1,
+        scratch=scratch,
+        logs=logs,
+        start_timeout_s=60.0,
+        case_timeout_s=20.0,
+        mem_mb=0,
+        max_log_mb=1,
+        network=False,
+        seccomp=True,
+    )
+
+
+def processes_mentioning(text: str) -> list[int]:
+    """The processes whose command line, environment or open files mention a text, this one aside."""
+    return [pid for pid in _pids() if pid != os.getpid() and text in _facts(pid)]
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _facts(pid: int) -> str:
+    facts = ""
+    try:
+        for name in ("cmdline", "environ"):
+            facts += Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            facts += os.readlink(link) + "\n"
+    except OSError:
+        pass  # ended meanwhile, or another user's
+    return facts

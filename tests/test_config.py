@@ -1,0 +1,206 @@
+"""Options: one list, one precedence, and messages that name what is known."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import doctest
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelhub_hpc import config
+from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS
+from modelhub_hpc.config import OPTIONS, SiteConfig
+from modelhub_hpc.errors import UsageError
+
+REPO = Path(__file__).resolve().parent.parent
+SITE_FILE = REPO / "hpc/site.yaml"
+RESOURCES = tuple(f"modelhub_hpc.{name}" for name in ("engine", "hpc", "recipes", "registry", "slurm"))
+MODULES_WITH_EXAMPLES = ("config", "cli.output", "cli.progress", "cli.results")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without configuration, which is also the working folder."""
+    for name in [name for name in os.environ if name.startswith("MH_HPC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "etc"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def offered() -> dict[str, tuple[str, str]]:
+    """The options in hpc/site.yaml: name -> (text above it, value as written)."""
+    found, text = {}, ""
+    for line in SITE_FILE.read_text().splitlines():
+        if line.startswith("# "):
+            text = f"{text} {line[2:]}".strip()
+        elif line.startswith("#"):
+            name, _, value = line[1:].partition(": ")
+            found[name], text = (text, value), ""
+        else:
+            text = ""
+    return found
+
+
+def test_the_site_file_offers_every_option_with_its_help_and_default(home: Path) -> None:
+    found = offered()
+    assert list(found) == list(OPTIONS)
+    assert {name: text for name, (text, _) in found.items()} == {
+        n: f.metadata["help"] for n, f in OPTIONS.items()
+    }
+    write(home / "mh-hpc.yaml", "".join(f"{name}: {value}\n" for name, (_, value) in found.items()))
+    assert config.load() == SiteConfig()
+    assert yaml.safe_load(SITE_FILE.read_text()) is None  # as it is shipped it changes nothing
+
+
+def test_every_flag_is_an_option() -> None:
+    assert set(FOR_RUNS) | set(FOR_ONE_OFFS) <= set(OPTIONS)
+
+
+def test_later_sources_win(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [home / "etc/mh-hpc/config.yaml", home / ".config/mh-hpc/config.yaml", home / "mh-hpc.yaml"]
+    assert [path.absolute() for path in config.files()] == sources
+    assert config.load().workers is None
+    for number, path in enumerate(sources, 1):
+        write(path, f"workers: {number}\n")
+        assert config.load().workers == number
+    monkeypatch.setenv("MH_HPC_WORKERS", "4")
+    assert config.load().workers == 4
+    assert config.load({"workers": "5", "threads": None}).workers == 5
+
+
+def test_each_source_adds_to_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(home / ".config/mh-hpc/config.yaml", "mem_mb: 4G\n")
+    write(home / "mh-hpc.yaml", "# nothing\n")
+    monkeypatch.setenv("MH_HPC_NAN", "keep")
+    found = config.load({"gpu": "off"})
+    assert (found.mem_mb, found.nan, found.gpu) == (4096, "keep", "off")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("mem_mb", "4G", 4096),
+        ("mem_mb", "1500", 1500),
+        ("max_output_mb", "1T", 2**20),
+        ("case_timeout_s", "1.5", 1.5),
+        ("allow_network", "yes", True),
+        ("allow_network", False, False),
+        ("seccomp", "0", False),
+        ("gpu", True, "on"),  # what YAML makes of a bare on
+        ("gpu", False, "off"),
+        ("max_failures", "0", 0),
+        ("scratch_dir", "~/scratch", None),
+        ("library_dirs", "/a:/b c", (Path("/a"), Path("/b c"))),
+        ("library_dirs", ["/a"], (Path("/a"),)),
+        ("workers", None, None),
+    ],
+)
+def test_values_become_their_types(home: Path, name: str, given: object, value: object) -> None:
+    expected = home / "scratch" if name == "scratch_dir" else value
+    assert getattr(config.load({name: given}), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("workers", "many", "a whole number"),
+        ("workers", "1.5", "a whole number"),
+        ("workers", True, "a number"),
+        ("workers", "0", "a positive number"),
+        ("workers", "-1", "a positive number"),
+        ("case_timeout_s", "nan", "a positive number"),
+        ("case_timeout_s", "inf", "a positive number"),
+        ("mem_mb", "4 parsecs", "an amount of memory such as 4096 or 4G"),
+        ("runtime", "docker", "one of apptainer, host"),
+        ("allow_network", "perhaps", "yes or no"),
+        ("library_dirs", 7, "a list of folders"),
+        ("scratch_dir", "", "a path"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_was_expected(name: str, given: object, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config.load({name: given})
+    assert str(caught.value) == f"Option '{name}' in the command line: {given!r} is not {expected}."
+
+
+@pytest.mark.parametrize("source", ["file", "variable"])
+def test_an_unknown_option_is_refused_with_the_nearest(
+    home: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    if source == "file":
+        write(home / "mh-hpc.yaml", "wrokers: 3\n")
+    else:
+        monkeypatch.setenv("MH_HPC_WROKERS", "3")
+    with pytest.raises(UsageError) as caught:
+        config.load()
+    where = "mh-hpc.yaml" if source == "file" else "the variable MH_HPC_WROKERS"
+    assert f"Unknown option 'wrokers' in {where}. Did you mean 'workers'?\nKnown: runtime, " in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- a\n- b\n", "must hold 'option: value' lines, not a list"),
+        ("\x00", "YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(home: Path, text: str, message: str) -> None:
+    write(home / "mh-hpc.yaml", text)
+    with pytest.raises(UsageError, match="mh-hpc.yaml") as caught:
+        config.load()
+    assert message in str(caught.value)
+
+
+def test_options_survive_the_run_record() -> None:
+    changed = SiteConfig(
+        workers=3,
+        scratch_dir=Path("/s p"),
+        library_dirs=(Path("/a"),),
+        allow_network=True,
+        max_failures=0,
+        mem_mb=5,
+    )
+    assert config.from_json(config.to_json(changed)) == changed
+    assert set(config.to_json(changed)) == {field.name for field in dataclasses.fields(SiteConfig)}
+
+
+def test_gpus_come_from_the_job_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-77")
+    assert config.gpus(SiteConfig()) == ("2", "GPU-77")
+    assert config.worker_count(SiteConfig()) == 2
+    assert config.worker_count(SiteConfig(workers=5)) == 5
+    assert config.gpus(SiteConfig(gpu="off")) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert config.gpus(SiteConfig()) == ()
+    assert config.worker_count(SiteConfig()) == max(1, config.cores() // 2)
+
+
+def test_the_wheel_takes_every_package() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPO / "setup.cfg")
+    listed = {name for name in setup["options"]["packages"].split() if not name.startswith(RESOURCES)}
+    here = {path.parent.relative_to(REPO) for path in (REPO / "modelhub_hpc").rglob("__init__.py")}
+    assert listed == {".".join(folder.parts) for folder in here}
+
+
+@pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"modelhub_hpc.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
