@@ -24,9 +24,17 @@ PART = ".part"
 
 _log = logging.getLogger(__name__)
 
-_TRY_AGAIN = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
-})
+_TRY_AGAIN = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOENT,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+    }
+)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNFIT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -95,20 +103,25 @@ class RunPaths:
 
     @property
     def private(self) -> Path:
-        """Mode 0700: owner records, certificates, journals."""
+        """Mode 0700: owner records, the manifest's index, the workers' own files."""
         return self.root / ".mh-hpc"
 
     @property
-    def journal(self) -> Path:
-        return self.private / "journal"
+    def skipped(self) -> Path:
+        """One JSON line per thing that lay among the inputs and is no case."""
+        return self.root / "skipped.jsonl"
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the root is there from before run.json was: folders, and files in the making."""
+        ours = (self.shards, self.logs, self.quarantine, self.private, self.manifest, self.skipped)
+        return name in {path.name for path in ours} or (name.startswith(".") and name.endswith(PART))
 
     def create(self) -> None:
         """Make the folders that are missing.  Raises TryAgainError or UnfitError."""
         with storage(self.root):
             for folder in (self.root, self.shards, self.logs, self.quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.private, self.journal):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
 
 
@@ -144,8 +157,10 @@ def _reason(error: OSError) -> str:
 
 def _storage_message(error: OSError, path: Path, need_bytes: int | None) -> str:
     room = f" ({_free(path)}{_needed(need_bytes)})" if error.errno in _FULL else ""
-    return (f"{_reason(error)}: {shown(path)}{room}.\n"
-            "What is committed stays. Mend the storage, then run the same command again: it continues.")
+    return (
+        f"{_reason(error)}: {shown(path)}{room}.\n"
+        "What is committed stays. Mend the storage, then run the same command again: it continues."
+    )
 
 
 def _free(path: Path) -> str:

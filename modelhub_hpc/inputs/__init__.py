@@ -8,8 +8,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import IO
 
-from modelhub_hpc.inputs.dicoms import (check_dicom, check_series, geometry_of_dicom, geometry_of_series,
-                                 series_files, series_of)
+from modelhub_hpc.inputs.dicoms import (
+    check_dicom,
+    check_series,
+    geometry_of_dicom,
+    geometry_of_series,
+    series_files,
+    series_of,
+)
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs.geometry import Geometry
 from modelhub_hpc.inputs.numpyfiles import check_npy, check_npz
@@ -19,34 +25,72 @@ from modelhub_hpc.registry import InputSpec
 from modelhub_hpc.inputs.textheaders import check_mha, check_nrrd, geometry_of_mha, geometry_of_nrrd
 from modelhub_hpc.inputs.volumes import check_nifti, geometry_of_nifti, non_finite_of_nifti
 
-__all__ = ["Geometry", "InputLimits", "accepts", "check", "extension", "geometry", "identity",
-           "identity_or_zero", "is_dicom", "kind_of", "mime", "non_finite", "series_files",
-           "series_of", "shown", "sniff"]
+__all__ = [
+    "Geometry",
+    "InputLimits",
+    "accepts",
+    "check",
+    "extension",
+    "geometry",
+    "identity",
+    "identity_or_zero",
+    "is_dicom",
+    "kind_of",
+    "mime",
+    "non_finite",
+    "series_files",
+    "series_of",
+    "shown",
+    "sniff",
+]
 
 _MIME = {
-    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jpe": "image/jpeg",
-    ".jfif": "image/jpeg", ".bmp": "image/bmp", ".gif": "image/gif", ".tif": "image/tiff",
-    ".tiff": "image/tiff", ".webp": "image/webp",
-    ".nii": "application/nii", ".nii.gz": "application/nii-gzip", ".nrrd": "application/nrrd",
-    ".nhdr": "application/nrrd", ".mha": "application/mha", ".mhd": "application/mha",
-    ".dcm": "application/dicom", ".dicom": "application/dicom", ".ima": "application/dicom",
-    ".npy": "application/octet-stream", ".npz": "application/octet-stream",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".bmp": "image/bmp",
+    ".gif": "image/gif",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".webp": "image/webp",
+    ".nii": "application/nii",
+    ".nii.gz": "application/nii-gzip",
+    ".nrrd": "application/nrrd",
+    ".nhdr": "application/nrrd",
+    ".mha": "application/mha",
+    ".mhd": "application/mha",
+    ".dcm": "application/dicom",
+    ".dicom": "application/dicom",
+    ".ima": "application/dicom",
+    ".npy": "application/octet-stream",
+    ".npz": "application/octet-stream",
 }
 _SPELLINGS = {
-    "image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/tif": "image/tiff",
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/tif": "image/tiff",
     "image/x-ms-bmp": "image/bmp",
-    "application/nii-gzip": "application/nii", "application/nii-gz": "application/nii",
-    "application/nifti": "application/nii", "application/x-nifti": "application/nii",
-    "application/mhd": "application/mha", "application/metaimage": "application/mha",
-    "application/x-nrrd": "application/nrrd", "application/nhdr": "application/nrrd",
-    "application/dcm": "application/dicom", "image/dicom": "application/dicom",
-    "application/npy": "application/octet-stream", "application/x-npy": "application/octet-stream",
+    "application/nii-gzip": "application/nii",
+    "application/nii-gz": "application/nii",
+    "application/nifti": "application/nii",
+    "application/x-nifti": "application/nii",
+    "application/mhd": "application/mha",
+    "application/metaimage": "application/mha",
+    "application/x-nrrd": "application/nrrd",
+    "application/nhdr": "application/nrrd",
+    "application/dcm": "application/dicom",
+    "image/dicom": "application/dicom",
+    "application/npy": "application/octet-stream",
+    "application/x-npy": "application/octet-stream",
 }
 # Never opened to see what they are: tables, texts and archives that lie beside images.
 _NOT_IMAGES = frozenset(
     ".txt .csv .tsv .json .jsonl .xml .md .rst .pdf .html .htm .log .py .ipynb .sh .zip .tar .tgz .bz2 .xz"
     " .7z .yaml .yml .toml .ini .cfg .doc .docx .xls .xlsx .ods .h5 .hdf5 .pkl .pt .pth .onnx .mat .sif"
-    " .db .raw .img .bval .bvec .mp4 .avi .mov .wav .part .tmp".split())
+    " .db .raw .img .bval .bvec .mp4 .avi .mov .wav .part .tmp".split()
+)
 _ANY = frozenset(_SPELLINGS.get(kind, kind) for kind in _MIME.values())
 _SNIFF_BYTES = 352
 
@@ -74,7 +118,7 @@ def identity_or_zero(path: str) -> tuple[int, int]:
 
 def extension(path: str) -> str:
     """The lower-case extension with its dot, `.nii.gz` as one, "" without."""
-    name = path[path.rfind("/") + 1:].lower().lstrip(".")
+    name = path[path.rfind("/") + 1 :].lower().lstrip(".")
     dot = name.rfind(".")
     ext = name[dot:] if dot > 0 else ""
     return ".nii.gz" if ext == ".gz" and name.endswith(".nii.gz") else ext
@@ -139,18 +183,31 @@ def kind_of(head: bytes) -> str | None:
 
 
 _MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"),
-    (b"II*\0", "image/tiff"), (b"MM\0*", "image/tiff"), (b"NRRD00", "application/nrrd"),
-    (b"\x93NUMPY", "application/octet-stream"), (b"ObjectType", "application/mha"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"NRRD00", "application/nrrd"),
+    (b"\x93NUMPY", "application/octet-stream"),
+    (b"ObjectType", "application/mha"),
     (b"NDims", "application/mha"),
 )
 
 Check = Callable[[IO[bytes], str, InputLimits], object]
 _CHECKS: dict[str, Check] = {
-    "image/png": check_png, "image/jpeg": check_jpeg, "image/bmp": check_picture, "image/gif": check_picture,
-    "image/tiff": check_picture, "image/webp": check_picture, "application/nii": check_nifti,
-    "application/nrrd": check_nrrd, "application/mha": check_mha, "application/dicom": check_dicom,
-    "application/octet-stream": check_npy, "application/zip": check_npz,
+    "image/png": check_png,
+    "image/jpeg": check_jpeg,
+    "image/bmp": check_picture,
+    "image/gif": check_picture,
+    "image/tiff": check_picture,
+    "image/webp": check_picture,
+    "application/nii": check_nifti,
+    "application/nrrd": check_nrrd,
+    "application/mha": check_mha,
+    "application/dicom": check_dicom,
+    "application/octet-stream": check_npy,
+    "application/zip": check_npz,
 }
 
 
@@ -194,9 +251,17 @@ def _kind(file: IO[bytes], path: str) -> str | None:
     raise damaged(path, f"not {_NAMES[promised]}: starts with {head[:12]!r}")
 
 
-_NAMES = {"image/png": "a PNG", "image/jpeg": "a JPEG", "image/bmp": "a BMP", "image/gif": "a GIF",
-          "image/tiff": "a TIFF", "image/webp": "a WebP", "application/nrrd": "an NRRD file",
-          "application/mha": "a MetaImage", "application/octet-stream": "a numpy array"}
+_NAMES = {
+    "image/png": "a PNG",
+    "image/jpeg": "a JPEG",
+    "image/bmp": "a BMP",
+    "image/gif": "a GIF",
+    "image/tiff": "a TIFF",
+    "image/webp": "a WebP",
+    "application/nrrd": "an NRRD file",
+    "application/mha": "a MetaImage",
+    "application/octet-stream": "a numpy array",
+}
 
 
 def non_finite(path: str) -> int | None:
@@ -220,6 +285,9 @@ def geometry(path: str) -> Geometry | None:
         kind = _kind(file, path)
         if kind == "application/nii":
             return geometry_of_nifti(file, path, limits)
-        readers = {"application/nrrd": geometry_of_nrrd, "application/mha": geometry_of_mha,
-                   "application/dicom": geometry_of_dicom}
+        readers = {
+            "application/nrrd": geometry_of_nrrd,
+            "application/mha": geometry_of_mha,
+            "application/dicom": geometry_of_dicom,
+        }
         return readers[kind](file, path) if kind in readers else None

@@ -14,16 +14,37 @@ import numpy as np
 
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs.geometry import Geometry, of_steps
-from modelhub_hpc.inputs.rawfiles import (BLOCK, InputLimits, damaged, demand_elements, open_regular, shown, size_of,
-                                   truncated)
+from modelhub_hpc.inputs.rawfiles import (
+    BLOCK,
+    InputLimits,
+    damaged,
+    demand_elements,
+    open_regular,
+    shown,
+    size_of,
+    truncated,
+)
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _SERIES_UID, _MODALITY = 0x0020000E, 0x00080060
-_WANTED = [_MODALITY, 0x00180050, 0x00180088, _SERIES_UID, 0x00200032, 0x00200037, 0x00280002, 0x00280004,
-           0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100]
+_WANTED = [
+    _MODALITY,
+    0x00180050,
+    0x00180088,
+    _SERIES_UID,
+    0x00200032,
+    0x00200037,
+    0x00280002,
+    0x00280004,
+    0x00280008,
+    0x00280010,
+    0x00280011,
+    0x00280030,
+    0x00280100,
+]
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x08")  # of a file without preamble: meta, or data
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -36,8 +57,19 @@ _QUICK_BYTES = 1 << 14
 _MAX_INFLATED = 1 << 26
 # What pydicom is known to raise on garbage, its own errors aside.
 _ERRORS: tuple[type[Exception], ...] = (
-    EOFError, ValueError, KeyError, AttributeError, NotImplementedError, TypeError, struct.error, zlib.error,
-    OSError, IndexError, RecursionError, OverflowError)
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    OSError,
+    IndexError,
+    RecursionError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +156,7 @@ def _quick_series(head: bytes) -> Series | None:
         start = at + 8
         if not explicit or vr in _LONG:
             start = at + (12 if explicit else 8)
-            length = int.from_bytes(head[start - 4:start], "little")
+            length = int.from_bytes(head[start - 4 : start], "little")
         elif not vr.isalpha():
             return None
         if length == _UNDEFINED:
@@ -154,8 +186,11 @@ def _line(error: BaseException) -> str:
 
 def _listed(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return [entry.path for entry in entries
-                if not entry.name.startswith(".") and entry.name.upper() != "DICOMDIR" and not entry.is_dir()]
+        return [
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name.upper() != "DICOMDIR" and not entry.is_dir()
+        ]
 
 
 def check_dicom(file: IO[bytes], path: str, limits: InputLimits) -> tuple[int, int]:
@@ -170,8 +205,9 @@ def check_dicom(file: IO[bytes], path: str, limits: InputLimits) -> tuple[int, i
     data = _read(reading, path, _WANTED)
     if reading.pixels_at < 0:
         if reading.reach > size_of(file):
-            raise truncated(path, f"the DICOM file should reach byte {reading.reach:,} at least, it has "
-                                  f"{size_of(file):,}")
+            raise truncated(
+                path, f"the DICOM file should reach byte {reading.reach:,} at least, it has {size_of(file):,}"
+            )
         raise InputError("no-pixels", f"{shown(path)}: {_object(data)} without an image (no pixel data)")
     wanted, frames = _pixel_bytes(data, path, limits)
     if reading.pixel_bytes == _UNDEFINED:
@@ -336,8 +372,13 @@ def _slice(file: IO[bytes], path: str) -> _Slice | None:
         thickness = data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 1.0
         if len(position) != 3 or len(axes) != 6:
             return None
-        return _Slice((int(data.Columns), int(data.Rows)), (float(spacing[1]), float(spacing[0])),
-                      tuple(float(v) for v in position), tuple(float(v) for v in axes), abs(float(thickness)),
-                      int(data.get("NumberOfFrames") or 1))
+        return _Slice(
+            (int(data.Columns), int(data.Rows)),
+            (float(spacing[1]), float(spacing[0])),
+            tuple(float(v) for v in position),
+            tuple(float(v) for v in axes),
+            abs(float(thickness)),
+            int(data.get("NumberOfFrames") or 1),
+        )
     except _errors():
         return None

@@ -43,5 +43,5 @@ def filled(columns: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     steps = np.eye(3)
     for i, column in enumerate(columns[:3]):
         steps[:, i] = 0.0
-        steps[:len(column), i] = column[:3]
+        steps[: len(column), i] = column[:3]
     return steps

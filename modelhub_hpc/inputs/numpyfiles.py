@@ -14,15 +14,42 @@ import numpy as np
 from numpy.lib import format as npy
 
 from modelhub_hpc.errors import InputError
-from modelhub_hpc.inputs.rawfiles import (BLOCK, InputLimits, damaged, demand_elements, demand_ratio, shown, size_of,
-                                   truncated)
+from modelhub_hpc.inputs.rawfiles import (
+    BLOCK,
+    InputLimits,
+    damaged,
+    demand_elements,
+    demand_ratio,
+    shown,
+    size_of,
+    truncated,
+)
 
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0,
-            (3, 0): npy.read_array_header_2_0}
-_HEADER_ERRORS = (ValueError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError, EOFError,
-                  OverflowError, tokenize.TokenError)
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError,
-               struct.error)
+_HEADERS = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+    (3, 0): npy.read_array_header_2_0,
+}
+_HEADER_ERRORS = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    KeyError,
+    RecursionError,
+    MemoryError,
+    EOFError,
+    OverflowError,
+    tokenize.TokenError,
+)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    struct.error,
+)
 
 
 def check_npy(file: IO[bytes], path: str, limits: InputLimits) -> None:
@@ -47,8 +74,11 @@ def _data_bytes(file: IO[bytes], path: str, limits: InputLimits) -> int:
         what = " ".join(str(error).split())[:120]
         raise damaged(path, f"its array header can't be read ({what})") from error
     if dtype.hasobject:
-        raise InputError("unsupported", f"{shown(path)}: the array holds Python objects; loading them can "
-                                        "run code; save it with a numeric dtype")
+        raise InputError(
+            "unsupported",
+            f"{shown(path)}: the array holds Python objects; loading them can "
+            "run code; save it with a numeric dtype",
+        )
     count = math.prod(shape)
     if any(length < 0 for length in shape):
         raise damaged(path, f"the array's shape is {shape}")
@@ -63,8 +93,10 @@ def check_npz(file: IO[bytes], path: str, limits: InputLimits) -> None:
             members = archive.infolist()
             unpacked = sum(member.file_size for member in members)
             if unpacked > limits.max_bytes:
-                raise InputError("too-big", f"{shown(path)}: {unpacked:,} bytes unpacked; "
-                                            f"the limit is {limits.max_bytes:,}")
+                raise InputError(
+                    "too-big",
+                    f"{shown(path)}: {unpacked:,} bytes unpacked; the limit is {limits.max_bytes:,}",
+                )
             demand_ratio(path, unpacked, size_of(file), limits)
             if not members:
                 raise damaged(path, "the archive holds no array")

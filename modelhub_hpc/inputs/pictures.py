@@ -12,7 +12,15 @@ from typing import IO
 from PIL import Image
 
 from modelhub_hpc.errors import InputError
-from modelhub_hpc.inputs.rawfiles import BLOCK, InputLimits, damaged, demand_elements, shown, size_of, truncated
+from modelhub_hpc.inputs.rawfiles import (
+    BLOCK,
+    InputLimits,
+    damaged,
+    demand_elements,
+    shown,
+    size_of,
+    truncated,
+)
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -20,8 +28,21 @@ _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _DECODED_WHOLE = 40_000_000  # pixels up to which a rarer format is decoded to see that it is complete
 # What Pillow's readers are known to raise on garbage.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError,
-                  IndexError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError)
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 def _demand_size(path: str, width: int, height: int, channels: int, limits: InputLimits) -> None:
@@ -171,8 +192,10 @@ def check_picture(file: IO[bytes], path: str, limits: InputLimits) -> None:
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > size_of(file):
-        raise truncated(path, f"it should have {int.from_bytes(head[4:8], 'little') + 8:,} bytes, "
-                              f"it has {size_of(file):,}")
+        raise truncated(
+            path,
+            f"it should have {int.from_bytes(head[4:8], 'little') + 8:,} bytes, it has {size_of(file):,}",
+        )
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are judged here

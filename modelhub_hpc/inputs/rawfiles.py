@@ -65,8 +65,13 @@ def open_regular(path: str, limits: InputLimits) -> IO[bytes]:
     return file
 
 
-_TYPES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
-          (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+_TYPES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def _demand_regular(path: str, mode: int) -> None:
@@ -94,16 +99,21 @@ def demand_elements(path: str, count: int, itemsize: float, limits: InputLimits)
         what = f"{count:,} elements; the limit is {limits.max_elements:,}"
         raise InputError("too-big", f"{shown(path)}: {what}")
     if count * itemsize > limits.max_bytes:
-        raise InputError("too-big", f"{shown(path)}: {count * itemsize:,.0f} bytes unpacked; "
-                                    f"the limit is {limits.max_bytes:,}")
+        raise InputError(
+            "too-big",
+            f"{shown(path)}: {count * itemsize:,.0f} bytes unpacked; the limit is {limits.max_bytes:,}",
+        )
 
 
 def demand_ratio(path: str, unpacked: int, packed: int, limits: InputLimits) -> None:
     """InputError too-big for a bomb: much more out than in."""
     if unpacked > _BOMB_BYTES and unpacked > limits.max_ratio * max(packed, 1):
         times = unpacked / max(packed, 1)
-        raise InputError("too-big", f"{shown(path)}: {packed:,} bytes unpack to {unpacked:,}, "
-                                    f"{times:,.0f} times as many; the limit is {limits.max_ratio:g}")
+        raise InputError(
+            "too-big",
+            f"{shown(path)}: {packed:,} bytes unpack to {unpacked:,}, "
+            f"{times:,.0f} times as many; the limit is {limits.max_ratio:g}",
+        )
 
 
 def unpacked(file: IO[bytes], path: str, encoding: str) -> Iterator[bytes]:
@@ -132,8 +142,9 @@ def _inflated(file: IO[bytes]) -> Iterator[bytes]:
             yield out
 
 
-def demand_payload(file: IO[bytes], path: str, encoding: str, skip: int, count: int,
-                   limits: InputLimits) -> None:
+def demand_payload(
+    file: IO[bytes], path: str, encoding: str, skip: int, count: int, limits: InputLimits
+) -> None:
     """InputError where the rest of `file` unpacks to less than `skip` + `count` bytes, or to far more."""
     wanted = skip + count
     packed = size_of(file) - file.tell()

@@ -10,8 +10,15 @@ from typing import IO
 
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs.geometry import Geometry, filled, of_steps
-from modelhub_hpc.inputs.rawfiles import (InputLimits, damaged, demand_elements, demand_payload, open_regular, shown,
-                                   truncated)
+from modelhub_hpc.inputs.rawfiles import (
+    InputLimits,
+    damaged,
+    demand_elements,
+    demand_payload,
+    open_regular,
+    shown,
+    truncated,
+)
 
 _MAX_HEADER = 1 << 20
 _NRRD_BYTES = {
@@ -21,18 +28,55 @@ _NRRD_BYTES = {
     8: "int64 int64_t uint64 uint64_t longlong ulonglong double",
 }
 _NRRD_SIZE = {name: size for size, names in _NRRD_BYTES.items() for name in names.split()}
-_NRRD_SIZE |= {"signed char": 1, "unsigned char": 1, "short int": 2, "signed short": 2, "unsigned short": 2,
-               "unsigned short int": 2, "signed int": 4, "unsigned int": 4, "long long": 8,
-               "unsigned long long": 8,
-               "long long int": 8, "unsigned long long int": 8}
-_NRRD_ENCODING = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2", "txt": "text",
-                  "text": "text", "ascii": "text", "hex": "text"}
-_MET_SIZE = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
-             "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-_TO_LPS = {"left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1),
-           "left-anterior-superior": (1, -1, 1)}
-_SHORT_SPACES = {"lps": "left-posterior-superior", "ras": "right-anterior-superior",
-                 "las": "left-anterior-superior"}
+_NRRD_SIZE |= {
+    "signed char": 1,
+    "unsigned char": 1,
+    "short int": 2,
+    "signed short": 2,
+    "unsigned short": 2,
+    "unsigned short int": 2,
+    "signed int": 4,
+    "unsigned int": 4,
+    "long long": 8,
+    "unsigned long long": 8,
+    "long long int": 8,
+    "unsigned long long int": 8,
+}
+_NRRD_ENCODING = {
+    "raw": "raw",
+    "gzip": "gzip",
+    "gz": "gzip",
+    "bzip2": "bzip2",
+    "bz2": "bzip2",
+    "txt": "text",
+    "text": "text",
+    "ascii": "text",
+    "hex": "text",
+}
+_MET_SIZE = {
+    "CHAR": 1,
+    "UCHAR": 1,
+    "SHORT": 2,
+    "USHORT": 2,
+    "INT": 4,
+    "UINT": 4,
+    "LONG": 4,
+    "ULONG": 4,
+    "LONG_LONG": 8,
+    "ULONG_LONG": 8,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
+_TO_LPS = {
+    "left-posterior-superior": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1),
+}
+_SHORT_SPACES = {
+    "lps": "left-posterior-superior",
+    "ras": "right-anterior-superior",
+    "las": "left-anterior-superior",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +138,9 @@ def _demand_packed_bytes(file: IO[bytes], path: str, announced: int) -> None:
     if there < announced:
         raise truncated(path, f"{there} of {announced} bytes of compressed data are there")
     if there > announced:
-        raise damaged(path, f"CompressedDataSize is {announced or 'not given'}, and {there} bytes of data are there")
+        raise damaged(
+            path, f"CompressedDataSize is {announced or 'not given'}, and {there} bytes of data are there"
+        )
 
 
 def _beside(path: str, name: str) -> str:
@@ -249,5 +295,5 @@ def _mha_geometry(fields: dict[str, str], sizes: tuple[int, ...]) -> Geometry | 
         matrix = [float(i == j) for i in range(rank) for j in range(rank)]
     if len(matrix) != rank * rank or len(origin) < rank or len(spacing) < rank:
         return None
-    steps = filled([[v * spacing[i] for v in matrix[i * rank:(i + 1) * rank]] for i in range(rank)])
+    steps = filled([[v * spacing[i] for v in matrix[i * rank : (i + 1) * rank]] for i in range(rank)])
     return of_steps(sizes, steps, [*origin[:rank], 0.0][:3])

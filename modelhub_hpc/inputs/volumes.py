@@ -15,8 +15,16 @@ import numpy as np
 
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs.geometry import Geometry, of_steps
-from modelhub_hpc.inputs.rawfiles import (InputLimits, damaged, demand_elements, demand_payload, open_regular, shown,
-                                   truncated, unpacked)
+from modelhub_hpc.inputs.rawfiles import (
+    InputLimits,
+    damaged,
+    demand_elements,
+    demand_payload,
+    open_regular,
+    shown,
+    truncated,
+    unpacked,
+)
 
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 takes 348
 _METRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's length units in mm
@@ -53,14 +61,14 @@ def _nifti(file: IO[bytes], path: str, limits: InputLimits) -> _Nifti:
     if len(head) < kind.sizeof_hdr:
         raise truncated(path, f"{len(head)} bytes are less than a NIfTI header")
     try:
-        header = kind(head[:kind.sizeof_hdr], check=False)
+        header = kind(head[: kind.sizeof_hdr], check=False)
         dims, dtype = [int(n) for n in header["dim"]], header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
         raise damaged(path, f"not a NIfTI header ({error})") from error
     if int(header["sizeof_hdr"]) != kind.sizeof_hdr:
         raise damaged(path, f"not a NIfTI file: starts with {head[:8]!r}")
     rank = dims[0]
-    shape = tuple(dims[1:rank + 1])
+    shape = tuple(dims[1 : rank + 1])
     if not 1 <= rank <= 7 or any(n < 1 for n in shape):
         raise damaged(path, f"its header says {rank} dimensions of {dims[1:]}")
     demand_elements(path, math.prod(shape), dtype.itemsize, limits)
@@ -101,8 +109,9 @@ def _voxels_of(path: str) -> str:
     names = [stem + ext for ext in (".img", ".img.gz", ".IMG")]
     found = next((name for name in names if os.path.lexists(name)), None)
     if found is None:
-        raise InputError("missing", f"{shown(path)}: its voxels should be in {shown(names[0])}, "
-                                    "which does not exist")
+        raise InputError(
+            "missing", f"{shown(path)}: its voxels should be in {shown(names[0])}, which does not exist"
+        )
     return found
 
 

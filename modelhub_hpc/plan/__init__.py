@@ -66,8 +66,10 @@ def find_cases(inputs: Sequence[str], model: ModelEntry, cwd: Path) -> Found:
 
 def _with_ids(drafts: list[Draft]) -> list[Case]:
     names = case_ids([draft.name for draft in drafts], [_token(draft) for draft in drafts])
-    return [Case(name, draft.inputs, _with_original(draft, name), draft.input_bytes, draft.input_mtime_ns)
-            for name, draft in zip(names, drafts)]
+    return [
+        Case(name, draft.inputs, _with_original(draft, name), draft.input_bytes, draft.input_mtime_ns)
+        for name, draft in zip(names, drafts)
+    ]
 
 
 def _with_original(draft: Draft, name: str) -> tuple[tuple[str, str], ...]:
@@ -97,8 +99,9 @@ def case_ids(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
             break
         for i in clashes:
             ids[i] = _suffixed(_plain(names[i]), tokens[i], digits)
-    raise InvalidError(f"{len(clashes)} cases are the same in everything, such as {names[clashes[0]]!r}. "
-                       "Name each once.")
+    raise InvalidError(
+        f"{len(clashes)} cases are the same in everything, such as {names[clashes[0]]!r}. Name each once."
+    )
 
 
 def _safe(name: str) -> str:
@@ -114,11 +117,16 @@ def _plain(name: str) -> str:
 
 def _suffixed(plain: str, hashed: str, digits: int) -> str:
     digest = hashlib.sha256(hashed.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
-    return f"{plain[:MAX_ID - 1 - digits]}-{digest}"
+    return f"{plain[: MAX_ID - 1 - digits]}-{digest}"
 
 
-def cut(n_cases: int, seconds_per_case: float | None, workers: int, chunk_size: int | None = None,
-        probe: bool = True) -> list[Chunk]:
+def cut(
+    n_cases: int,
+    seconds_per_case: float | None,
+    workers: int,
+    chunk_size: int | None = None,
+    probe: bool = True,
+) -> list[Chunk]:
     """The chunk table: about 30 s of work each, 1 to 2,000 cases, about four per worker where cases suffice.
 
     With `probe`, chunk 0 is the first case alone: nobody waits long to learn that a model can't start.

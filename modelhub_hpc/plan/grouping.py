@@ -13,8 +13,10 @@ from modelhub_hpc.plan.tables import Draft, draft_of
 
 _NO_PIXELS = frozenset("SR PR KO REG RTSTRUCT RTPLAN RTRECORD PLAN DOC ECG AU HD FID".split())
 _ALIASES = {
-    "t1": ("t1n", "t1w", "t1native"), "t1c": ("t1ce", "t1gd", "t1post", "t1contrast", "ct1"),
-    "t2": ("t2w",), "flair": ("t2f", "t2flair"),
+    "t1": ("t1n", "t1w", "t1native"),
+    "t1c": ("t1ce", "t1gd", "t1post", "t1contrast", "ct1"),
+    "t2": ("t2w",),
+    "flair": ("t2f", "t2flair"),
 }
 _DIGITS = re.compile("([0-9]+)")
 
@@ -67,12 +69,12 @@ def natural(path: str) -> tuple[list[str | int], str]:
 
 def relative(path: str, base: str) -> str:
     """The part of `path` below `base`; the folder's own name where they are the same."""
-    return path[len(base.rstrip("/")) + 1:] or os.path.basename(base)
+    return path[len(base.rstrip("/")) + 1 :] or os.path.basename(base)
 
 
 def _one_file(file: File, base: str, key: str) -> Draft:
     name = relative(file.path, base)
-    stem = name[:len(name) - len(extension(name))]
+    stem = name[: len(name) - len(extension(name))]
     return Draft(stem, ((key, file.path),), (), file.size, file.mtime_ns)
 
 
@@ -160,7 +162,7 @@ def _best(spec: InputSpec, paths: list[str]) -> list[str]:
 def _rank(key: str, path: str) -> int | None:
     """How plainly a name says an input: 0 t1.nii, 1 a_t1.nii, 2 t1_a.nii, 3 a_t1n.nii; None not at all."""
     name = os.path.basename(path).lower()
-    stem, wanted = name[:len(name) - len(extension(name))], key.lower()
+    stem, wanted = name[: len(name) - len(extension(name))], key.lower()
     words = re.split("[^a-z0-9]+", stem)
     if stem == wanted:
         return 0

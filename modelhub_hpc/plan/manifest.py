@@ -69,7 +69,9 @@ class Manifest:
     _offsets: NDArray[np.int64]  # of every record, the header's and the end of the file included
 
     @classmethod
-    def write(cls, path: Path, cases: Sequence[Case], keys: Sequence[str], index: Path | None = None) -> Manifest:
+    def write(
+        cls, path: Path, cases: Sequence[Case], keys: Sequence[str], index: Path | None = None
+    ) -> Manifest:
         """Publish the manifest whole, or not at all; InvalidError if `path` exists already.
 
         Raises TryAgainError or UnfitError if the storage fails.
@@ -83,7 +85,9 @@ class Manifest:
                     file.flush()
                     os.fsync(file.fileno())
                 if not link_first(part, path):
-                    raise InvalidError(f"{path} exists already, and a manifest never changes. Use another folder.")
+                    raise InvalidError(
+                        f"{path} exists already, and a manifest never changes. Use another folder."
+                    )
                 sync_folder(path.parent)
             finally:
                 part.unlink(missing_ok=True)
@@ -99,7 +103,7 @@ class Manifest:
         if names[:1] != ["case_id"] or "input_bytes" not in names or "input_mtime_ns" not in names:
             raise InvalidError(f"{path} is not a manifest: its first line is {names[:8]}")
         end = names.index("input_bytes")
-        return cls(path, tuple(map(_key_of, names[1:end])), tuple(names[end + 2:]), offsets)
+        return cls(path, tuple(map(_key_of, names[1:end])), tuple(names[end + 2 :]), offsets)
 
     def __len__(self) -> int:
         return len(self._offsets) - 2
@@ -127,7 +131,7 @@ class Manifest:
         end = 1 + len(self.keys)
         if len(row) != end + 2 + len(self.columns):
             raise InvalidError(f"{self.path} is damaged: the row of case {row[:1]} has {len(row)} columns")
-        free = tuple((name, value) for name, value in zip(self.columns, row[end + 2:]) if value)
+        free = tuple((name, value) for name, value in zip(self.columns, row[end + 2 :]) if value)
         return Case(row[0], tuple(zip(self.keys, row[1:end])), free, int(row[end]), int(row[end + 1]))
 
 

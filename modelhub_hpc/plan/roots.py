@@ -15,8 +15,10 @@ MAX_ROOTS = 64
 _FEW = 64  # names in one folder up to which looking at each is cheaper than listing the folder
 _MAX_LINKS = 40
 # Folders that a container has of its own: an input there is shown as a file, never by its whole folder.
-_OWN = frozenset("/bin /boot /dev /etc /home /lib /lib32 /lib64 /media /mnt /opt /output /proc /root /run"
-                 " /sbin /srv /sys /temp /tmp /usr /var /working /contrib_src /framework".split())
+_OWN = frozenset(
+    "/bin /boot /dev /etc /home /lib /lib32 /lib64 /media /mnt /opt /output /proc /root /run"
+    " /sbin /srv /sys /temp /tmp /usr /var /working /contrib_src /framework".split()
+)
 
 
 def input_roots(cases: Sequence[Case]) -> list[Path]:
@@ -61,14 +63,18 @@ def _kinds(folder: str, names: set[str]) -> tuple[set[str], set[str]]:
     try:
         if len(names) <= _FEW:
             paths = {name: os.path.join(folder, name) for name in names}
-            return ({name for name, path in paths.items() if os.path.islink(path)},
-                    {n for n, path in paths.items() if os.path.isdir(path) and not os.path.islink(path)})
+            return (
+                {name for name, path in paths.items() if os.path.islink(path)},
+                {n for n, path in paths.items() if os.path.isdir(path) and not os.path.islink(path)},
+            )
         with os.scandir(folder) as listing:
             entries = [entry for entry in listing if entry.name in names]
     except OSError:
         return set(), set()
-    return ({entry.name for entry in entries if entry.is_symlink()},
-            {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)})
+    return (
+        {entry.name for entry in entries if entry.is_symlink()},
+        {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)},
+    )
 
 
 def _trail(path: str) -> Iterator[str]:
@@ -88,9 +94,11 @@ def _few_enough(roots: set[str], forbidden: set[str]) -> list[str]:
         raised = {os.path.dirname(root) if root.count("/") == depth else root for root in kept}
         bad = sorted(root for root in raised if root in forbidden or root.count("/") < 2)
         if bad:
-            raise InvalidError(f"The inputs lie in {len(roots)} places, such as {shown(min(roots))}, and a "
-                               f"container would have to see all of {shown(bad[0])}. "
-                               "Group them under one folder of their own.")
+            raise InvalidError(
+                f"The inputs lie in {len(roots)} places, such as {shown(min(roots))}, and a "
+                f"container would have to see all of {shown(bad[0])}. "
+                "Group them under one folder of their own."
+            )
         kept = _outermost(raised)
     return kept
 

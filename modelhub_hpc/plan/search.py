@@ -118,8 +118,12 @@ class Search:
         top = self.seen.most_common(5)
         kinds = ", ".join(f"{count} {ext or 'without extension'}" for ext, count in top)
         where = ", ".join(shown(each) for each in inputs[:5]) + (" ..." if len(inputs) > 5 else "")
-        lines = [f"No case found for {self.model.name}.", f"Looked for: {', '.join(formats)}", f"In: {where}",
-                 f"Files seen: {self.seen.total()}" + (f" ({kinds})" if kinds else "")]
+        lines = [
+            f"No case found for {self.model.name}.",
+            f"Looked for: {', '.join(formats)}",
+            f"In: {where}",
+            f"Files seen: {self.seen.total()}" + (f" ({kinds})" if kinds else ""),
+        ]
         if len(self.model.inputs) > 1:
             keys = ", ".join(spec.key for spec in self.model.inputs)
             lines.append(f"Each case needs {keys}: a folder per case with files so named, a CSV or a JSON.")

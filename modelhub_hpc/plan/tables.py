@@ -30,12 +30,12 @@ class Draft:
     given: bool = False
 
 
-def draft_of(name: str, paths: dict[str, str], columns: tuple[tuple[str, str], ...] = (),
-             given: bool = False) -> Draft:
+def draft_of(
+    name: str, paths: dict[str, str], columns: tuple[tuple[str, str], ...] = (), given: bool = False
+) -> Draft:
     """A draft whose inputs are looked at now; one that is missing counts zero bytes."""
     seen = [identity_or_zero(path) for path in paths.values()]
-    return Draft(name, tuple(paths.items()), columns, sum(s for s, _ in seen), max(m for _, m in seen),
-                 given)
+    return Draft(name, tuple(paths.items()), columns, sum(s for s, _ in seen), max(m for _, m in seen), given)
 
 
 def input_names(model: ModelEntry) -> dict[str, tuple[str, ...]]:
@@ -153,8 +153,10 @@ def _fileurl(path: str, name: str, each: dict[str, Any], names: tuple[str, ...])
     value = next((each[n] for n in names if n in each), None)
     url = value.get("fileurl") if isinstance(value, dict) else None
     if not isinstance(url, str) or not url:
-        raise InvalidError(f'{shown(path)}: {name} needs "{names[0]}": {{"fileurl": "PATH"}} '
-                           f"(found: {', '.join(each) or 'nothing'})")
+        raise InvalidError(
+            f'{shown(path)}: {name} needs "{names[0]}": {{"fileurl": "PATH"}} '
+            f"(found: {', '.join(each) or 'nothing'})"
+        )
     if url.startswith(("http://", "https://")):
         raise InvalidError(f"{shown(path)}: {name}: {url} is no file here; fetch it first and name that.")
     try:

@@ -24,10 +24,32 @@ from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, read_sh
 from modelhub_hpc.record.state import State, iter_results, load_array, scan, sweep_orphans
 
 __all__ = [
-    "ArrayOutput", "CaseError", "CaseResult", "Count", "FailureKind", "Output", "RunFacts", "RunPaths",
-    "SecondsStats", "Shard", "ShardInvalid", "ShardWriter", "State", "Tally", "build_record",
-    "check_storable", "iter_results", "load_array", "publish_json", "publish_text", "read_shard",
-    "replace_json", "scan", "sweep_orphans", "write_failures_csv", "write_results_csv",
+    "ArrayOutput",
+    "CaseError",
+    "CaseResult",
+    "Count",
+    "FailureKind",
+    "Output",
+    "RunFacts",
+    "RunPaths",
+    "SecondsStats",
+    "Shard",
+    "ShardInvalid",
+    "ShardWriter",
+    "State",
+    "Tally",
+    "build_record",
+    "check_storable",
+    "iter_results",
+    "load_array",
+    "publish_json",
+    "publish_text",
+    "read_shard",
+    "replace_json",
+    "scan",
+    "sweep_orphans",
+    "write_failures_csv",
+    "write_results_csv",
 ]
 
 RECORD_FORMAT = 1
@@ -107,8 +129,15 @@ class Count:
             yield result
 
     def tally(self) -> Tally:
-        return Tally(self._cases, len(self._seconds), self._failures.total(), self._retried,
-                     dict(sorted(self._failures.items())), tuple(sorted(self._hosts)), _stats(self._seconds))
+        return Tally(
+            self._cases,
+            len(self._seconds),
+            self._failures.total(),
+            self._retried,
+            dict(sorted(self._failures.items())),
+            tuple(sorted(self._hosts)),
+            _stats(self._seconds),
+        )
 
 
 def _stats(seconds: Sequence[float]) -> SecondsStats | None:
@@ -128,12 +157,21 @@ def build_record(facts: RunFacts, counts: Tally) -> dict[str, Json]:
         "started": _utc(facts.started),
         "ended": _utc(facts.ended),
         "stopped": facts.stopped,
-        "model": {"id": facts.model_id, "name": facts.model_name, "version": facts.model_version,
-                  "digest": facts.model_digest},
+        "model": {
+            "id": facts.model_id,
+            "name": facts.model_name,
+            "version": facts.model_version,
+            "digest": facts.model_digest,
+        },
         "image": None if facts.image is None else {"name": facts.image, "digest": facts.image_digest},
         "versions": dict(facts.versions),
-        "counts": {"cases": counts.cases, "done": counts.done, "failed": counts.failed,
-                   "pending": counts.pending, "retried": counts.retried},
+        "counts": {
+            "cases": counts.cases,
+            "done": counts.done,
+            "failed": counts.failed,
+            "pending": counts.pending,
+            "retried": counts.retried,
+        },
         "failures": dict(counts.failures),
         "seconds_per_case": None if counts.seconds is None else asdict(counts.seconds),
         "hosts": list(counts.hosts),
@@ -145,8 +183,13 @@ def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def write_results_csv(path: Path, cases: Iterable[Case], results: Iterable[CaseResult],
-                      outputs: Sequence[OutputSpec], columns: Sequence[str] = ()) -> None:
+def write_results_csv(
+    path: Path,
+    cases: Iterable[Case],
+    results: Iterable[CaseResult],
+    outputs: Sequence[OutputSpec],
+    columns: Sequence[str] = (),
+) -> None:
     """One row per case of the manifest, also for those without a result (status "pending").
 
     cases and results are in manifest order; columns: the free columns of the manifest to repeat.
@@ -178,13 +221,18 @@ def write_failures_csv(path: Path, cases: Iterable[Case], results: Iterable[Case
         for case, result in _joined(cases, results):
             if result is not None and result.error is not None:
                 error = result.error
-                row = (case.id, _input(case), error.kind, error.message, str(result.attempts),
-                       _gist(error.evidence))
+                row = (
+                    case.id,
+                    _input(case),
+                    error.kind,
+                    error.message,
+                    str(result.attempts),
+                    _gist(error.evidence),
+                )
                 writer.writerow([_cell(text) for text in row])
 
 
-def _joined(cases: Iterable[Case],
-            results: Iterable[CaseResult]) -> Iterator[tuple[Case, CaseResult | None]]:
+def _joined(cases: Iterable[Case], results: Iterable[CaseResult]) -> Iterator[tuple[Case, CaseResult | None]]:
     """Every case with its result, if it has one.  Raises ValueError for a result that no case claims."""
     upcoming = iter(results)
     result = next(upcoming, None)
@@ -218,8 +266,9 @@ def _distinct(names: Iterable[str]) -> Iterator[str]:
         yield candidate
 
 
-def _row(case: Case, result: CaseResult | None, outputs: Sequence[OutputSpec],
-         columns: Sequence[str]) -> list[str]:
+def _row(
+    case: Case, result: CaseResult | None, outputs: Sequence[OutputSpec], columns: Sequence[str]
+) -> list[str]:
     free = dict(case.columns)
     inputs = [text for _, text in case.inputs] + [free.get(name, "") for name in columns]
     if result is None:

@@ -137,7 +137,8 @@ class ArrayStore:
         self._group: tuple[str, h5py.Group] | None = None  # the case that is being written
         self._stored: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._file: h5py.File | None = h5py.File(
-            self._sink, "w", locking=False, track_order=True, libver=("v108", "v110"))
+            self._sink, "w", locking=False, track_order=True, libver=("v108", "v110")
+        )
 
     def add(self, case_id: str, name: str, output: ArrayOutput) -> str:
         """Store one array and return where: "/case/name".
@@ -272,8 +273,12 @@ def _free_name(group: h5py.Group, name: str) -> str:
 
 
 def _describe(dataset: h5py.Dataset, name: str, output: ArrayOutput) -> None:
-    values = {**output.attributes, "type": output.type, "dtype": str(output.array.dtype),
-              "description": output.description}
+    values = {
+        **output.attributes,
+        "type": output.type,
+        "dtype": str(output.array.dtype),
+        "description": output.description,
+    }
     if dataset.name.rpartition("/")[2] != name:
         values["name"] = name
     for key, value in values.items():
@@ -319,9 +324,11 @@ def _blocks(shape: tuple[int, ...], chunks: tuple[int, ...] | None) -> Iterator[
 
 def _pays(array: npt.NDArray[Any], chunks: tuple[int, ...]) -> bool:
     """Whether compressing a sample from the middle saves enough."""
-    middle = tuple(slice(length // 2 // step * step, length // 2 // step * step + step)
-                   for length, step in zip(array.shape, chunks, strict=True))
+    middle = tuple(
+        slice(length // 2 // step * step, length // 2 // step * step + step)
+        for length, step in zip(array.shape, chunks, strict=True)
+    )
     sample = np.ascontiguousarray(array[middle]).tobytes()
-    sample = sample[:max(1, _SAMPLE_BYTES // array.itemsize) * array.itemsize]
+    sample = sample[: max(1, _SAMPLE_BYTES // array.itemsize) * array.itemsize]
     shuffled = np.frombuffer(sample, np.uint8).reshape(-1, array.itemsize).T.tobytes()
     return len(zlib.compress(shuffled, 1)) < _PAYS * len(sample)

@@ -14,12 +14,12 @@ from modelhub_hpc.runfolder import Json, dumps
 class FailureKind(str, enum.Enum):
     """Why a case failed."""
 
-    INPUT = "input"      # the file was refused before the model saw it, or changed after planning
-    MODEL = "model"      # the model raised an error
-    OUTPUT = "output"    # the model returned something that cannot be stored
-    CRASH = "crash"      # the model's process died on this case, twice
+    INPUT = "input"  # the file was refused before the model saw it, or changed after planning
+    MODEL = "model"  # the model raised an error
+    OUTPUT = "output"  # the model returned something that cannot be stored
+    CRASH = "crash"  # the model's process died on this case, twice
     TIMEOUT = "timeout"  # the case took longer than its limit, twice
-    MEMORY = "memory"    # the model's process was killed for its memory
+    MEMORY = "memory"  # the model's process was killed for its memory
 
 
 @dataclass(frozen=True)

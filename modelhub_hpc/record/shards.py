@@ -22,7 +22,17 @@ from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable, di
 from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import (
-    PART, RunPaths, drop, dumps, link_first, shown, storage, sync_folder, token, write_synced)
+    PART,
+    RunPaths,
+    drop,
+    dumps,
+    link_first,
+    shown,
+    storage,
+    sync_folder,
+    token,
+    write_synced,
+)
 
 FORMAT = 1
 PENDING, DONE, FAILED = 0, 1, 2
@@ -78,8 +88,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def add(self, result: CaseResult, arrays: Mapping[str, ArrayOutput] | None = None) -> CaseResult:
@@ -154,10 +165,18 @@ class ShardWriter:
         return {"file": self._arrays.path.name, "bytes": size, "sha256": digest}
 
     def _content(self, arrays: dict[str, Any] | None) -> bytes:
-        header = dumps({
-            "format": FORMAT, "run_id": self.run_id, "plan": self.plan_digest, "chunk": self.chunk,
-            "generation": self.generation, "attempt": self.attempt, "host": os.uname().nodename,
-            "arrays": arrays})
+        header = dumps(
+            {
+                "format": FORMAT,
+                "run_id": self.run_id,
+                "plan": self.plan_digest,
+                "chunk": self.chunk,
+                "generation": self.generation,
+                "attempt": self.attempt,
+                "host": os.uname().nodename,
+                "arrays": arrays,
+            }
+        )
         body = "".join(line + "\n" for line in (header, *self._lines)).encode("ascii")
         last = dumps({"cases": len(self._lines), "sha256": hashlib.sha256(body).hexdigest()})
         return body + last.encode("ascii") + b"\n"
@@ -256,7 +275,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], int, bytes]:
     """The header, the number of case lines and these lines of an intact shard."""
     cut = data.rfind(b"\n", 0, -1) + 1
     try:
-        first_line, last = json.loads(data[:data.find(b"\n") + 1]), json.loads(data[cut:])
+        first_line, last = json.loads(data[: data.find(b"\n") + 1]), json.loads(data[cut:])
         expected = last["cases"], last["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ShardInvalid("it is truncated or damaged: its first or last line cannot be read") from error
@@ -265,7 +284,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], int, bytes]:
         raise ShardInvalid("it is damaged: its content does not have the digest it was written with")
     if first_line.get("format") != FORMAT:
         raise ShardInvalid(f"it has format {first_line.get('format')!r}, not {FORMAT}")
-    return first_line, found[0], data[data.find(b"\n") + 1:cut]
+    return first_line, found[0], data[data.find(b"\n") + 1 : cut]
 
 
 def _verify_arrays(folder: Path, arrays: dict[str, Any] | None, with_digest: bool) -> str | None:
@@ -299,8 +318,9 @@ def set_aside(paths: RunPaths, path: Path, seen: tuple[int, int, int] | None, re
     except FileNotFoundError:
         return
     if identity(target) == seen:
-        _log.warning("%s is not used: %s. Moved to %s; its cases run again.",
-                     path.name, reason, shown(target))
+        _log.warning(
+            "%s is not used: %s. Moved to %s; its cases run again.", path.name, reason, shown(target)
+        )
         return
     link_first(target, path)
     drop(target)

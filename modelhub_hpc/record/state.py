@@ -17,8 +17,19 @@ from modelhub_hpc.record.hdf5 import read_array
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import PART, RunPaths, drop, shown, storage
 from modelhub_hpc.record.shards import (
-    DONE, FAILED, PENDING, Shard, ShardInvalid, Verified, arrays_of, identity, listing, read_shard, set_aside,
-    verified)
+    DONE,
+    FAILED,
+    PENDING,
+    Shard,
+    ShardInvalid,
+    Verified,
+    arrays_of,
+    identity,
+    listing,
+    read_shard,
+    set_aside,
+    verified,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +80,15 @@ class State:
         return max(self.generations.get(chunk, (0,))) + 1
 
 
-def scan(paths: RunPaths, run_id: str, plan_digest: str, chunks: Sequence[Span], *,
-         verify_arrays: bool = True, repair: bool = True) -> State:
+def scan(
+    paths: RunPaths,
+    run_id: str,
+    plan_digest: str,
+    chunks: Sequence[Span],
+    *,
+    verify_arrays: bool = True,
+    repair: bool = True,
+) -> State:
     """Read all shards once and say which cases are done.
 
     repair: move damaged shards to quarantine, so that their cases are pending and their names free; only
@@ -109,8 +127,9 @@ def _overlay(status: npt.NDArray[np.uint8], shard: Verified, table: Mapping[int,
         status[row] = value
 
 
-def _failed(status: npt.NDArray[np.uint8], table: Mapping[int, Span],
-            generations: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+def _failed(
+    status: npt.NDArray[np.uint8], table: Mapping[int, Span], generations: Mapping[int, tuple[int, ...]]
+) -> dict[int, tuple[int, ...]]:
     failed = {}
     for index in sorted(generations):
         first, end = table[index].first, table[index].first + table[index].count
@@ -120,8 +139,9 @@ def _failed(status: npt.NDArray[np.uint8], table: Mapping[int, Span],
     return failed
 
 
-def iter_results(paths: RunPaths, run_id: str, plan_digest: str,
-                 chunks: Sequence[Span]) -> Iterator[CaseResult]:
+def iter_results(
+    paths: RunPaths, run_id: str, plan_digest: str, chunks: Sequence[Span]
+) -> Iterator[CaseResult]:
     """The latest result of each case that has one, in manifest order; holds one chunk in memory.
 
     Raises TryAgainError for a damaged shard: scan() mends that.
@@ -179,8 +199,12 @@ def sweep_orphans(paths: RunPaths) -> int:
     except ShardInvalid as damage:
         _log.warning("nothing is swept: a shard cannot be used: %s", damage)
         return 0
-    orphans = [path for path in found if path.name.endswith(PART)
-               or (path.parent == paths.shards and path.suffix == ".h5" and path.name not in named)]
+    orphans = [
+        path
+        for path in found
+        if path.name.endswith(PART)
+        or (path.parent == paths.shards and path.suffix == ".h5" and path.name not in named)
+    ]
     for path in orphans:
         drop(path)
     return len(orphans)

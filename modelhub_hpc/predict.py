@@ -1,0 +1,352 @@
+"""Predict cases in this process with one warm session, and publish a chunk of them as a shard.
+
+A case that cannot be predicted becomes a failed result with its evidence. What is nobody's fault (a full disk, an
+image that went away, a model that does not start) is raised instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import dataclasses
+import functools
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhub_hpc import config, inputs, request
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import InputError, TryAgainError
+from modelhub_hpc.plan import Case, Manifest
+from modelhub_hpc.record import (
+    ArrayOutput,
+    CaseError,
+    CaseResult,
+    Output,
+    RunPaths,
+    ShardInvalid,
+    ShardWriter,
+    check_storable,
+    read_shard,
+)
+from modelhub_hpc.request import RunRequest
+from modelhub_hpc.session import Session, SessionError, StartError
+from modelhub_hpc.wire import RawOutput, Reply, Request
+
+log = logging.getLogger(__name__)
+
+MAX_STORAGE_FAULTS = 3
+_HOST = socket.gethostname()
+
+Row = tuple[int, Case]
+Predicted = tuple[CaseResult, Mapping[str, ArrayOutput]]
+
+
+@dataclass(frozen=True)
+class ChunkTask:
+    """One chunk to predict. rows: the manifest rows of [first, first + count) to try again; () for all.
+
+    site: the options of the driver that sends it, which may differ from those the run was begun with.
+    """
+
+    root: str
+    site: SiteConfig
+    chunk: int
+    first: int
+    count: int
+    generation: int = 0
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChunkDone:
+    """What the driver is told. seconds: time in the model, summed over the cases."""
+
+    chunk: int
+    generation: int
+    done: int
+    failed: int
+    seconds: float
+    host: str
+
+
+class Predictor:
+    """Predicts case after case in a warm session, replacing the session when a case ends it.
+
+    slot: number of this process among the `workers` of its machine; it gets its share of the GPUs.
+    """
+
+    def __init__(self, run: RunRequest, logs: Path | None, slot: int = 0) -> None:
+        self._run = run
+        self._limits = run.limits()
+        self._spec = run.session_spec(
+            logs, _share(config.gpus(run.site), slot, config.worker_count(run.site))
+        )
+        self._session: Session | None = None
+        self._storage_faults = 0
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def predict(self, rows: Iterable[Row]) -> Iterator[Predicted]:
+        """One result per row, in any order; arrays of a result last until the next one is asked for.
+
+        Raises StartError if the model does not start, TryAgainError if storage fails.
+        """
+        waiting = collections.deque(rows)
+        try:
+            while waiting:
+                yield from self._until_session_ends(waiting)
+        except BaseException:
+            self.close()  # answers may still be on their way, and must not be taken for those of another case
+            raise
+
+    def _until_session_ends(self, waiting: collections.deque[Row]) -> Iterator[Predicted]:
+        flying: dict[str, tuple[Row, float]] = {}
+        refused: collections.deque[CaseResult] = collections.deque()
+        try:
+            for reply in self._warm().predict(self._requests(waiting, flying, refused)):
+                row, started = flying.pop(reply.id)
+                yield self._result(row, reply, started, attempts=1)
+                while refused:
+                    yield refused.popleft(), {}
+        except SessionError as error:
+            self.close()
+            (row, started), *others = flying.values()
+            waiting.extendleft(other for other, _ in reversed(others))
+            yield from self._alone(row, started, error)
+        while refused:
+            yield refused.popleft(), {}
+
+    def _requests(
+        self,
+        waiting: collections.deque[Row],
+        flying: dict[str, tuple[Row, float]],
+        refused: collections.deque[CaseResult],
+    ) -> Iterator[Request]:
+        """Requests for the waiting cases that pass inspection, judged while the model computes the one before."""
+        while waiting:
+            row = waiting.popleft()
+            started = time.time()
+            try:
+                self._inspect(row[1])
+                seen = self._visible(row[1])
+            except InputError as error:
+                refused.append(_refused(row, started, error))
+                continue
+            flying[row[1].id] = row, started
+            yield Request(row[1].id, seen)
+
+    def _alone(self, row: Row, started: float, first: SessionError) -> Iterator[Predicted]:
+        """Try the case that ended a session once more, in a session of its own."""
+        self._count_storage_fault(first)
+        log.warning("case %s: %s; trying it once more, alone", row[1].id, first)
+        try:
+            request = Request(row[1].id, self._visible(row[1]))
+            for reply in self._warm().predict([request]):
+                yield self._result(row, reply, started, attempts=2)
+        except InputError as error:
+            yield _refused(row, started, error), {}
+        except SessionError as error:
+            self.close()
+            self._count_storage_fault(error)
+            kind = error.kind if error.kind != "storage" else "crash"
+            yield _failed(row, started, 2, CaseError(kind, str(error), error.evidence.text())), {}
+
+    def _count_storage_fault(self, error: SessionError) -> None:
+        if error.kind == "storage":
+            self._storage_faults += 1
+            if self._storage_faults > MAX_STORAGE_FAULTS:
+                raise TryAgainError(f"The image went away {self._storage_faults} times: {error}")
+
+    def _warm(self) -> Session:
+        if self._session is None:
+            try:
+                self._session = Session(self._spec).__enter__()
+            except StartError as error:
+                if not error.killed:
+                    raise
+                log.warning("%s; starting it once more", error)
+                self._session = Session(self._spec).__enter__()
+        return self._session
+
+    def _inspect(self, case: Case) -> None:
+        self._unchanged(case)
+        for path in _series(case) or tuple(path for _, path in case.inputs):
+            inputs.check(path, self._limits)
+            if self._run.site.nan == "fail" and (count := inputs.non_finite(path)):
+                raise InputError(
+                    "non-finite", f"{count} voxels of {path} are not finite (--nan keep accepts them)"
+                )
+
+    def _visible(self, case: Case) -> tuple[tuple[str, str], ...]:
+        files = _series(case)
+        return (
+            ((case.inputs[0][0], self._warm().aliases.gathered(files)),)
+            if files
+            else self._warm().aliases.visible(case.inputs)
+        )
+
+    def _unchanged(self, case: Case) -> None:
+        now = [inputs.identity(path) for _, path in case.inputs]
+        if (sum(size for size, _ in now), max(mtime for _, mtime in now)) != (
+            case.input_bytes,
+            case.input_mtime_ns,
+        ):
+            raise InputError(
+                "changed", f"changed since the run was planned: {', '.join(p for _, p in case.inputs)}"
+            )
+
+    def _result(self, row: Row, reply: Reply, started: float, attempts: int) -> Predicted:
+        index, case = row
+        error = self._fault(case, reply)
+        if error is not None:
+            return _failed(row, started, attempts, error), {}
+        outputs = tuple(_value(output) for output in reply.outputs)
+        result = CaseResult(
+            case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, _HOST, started
+        )
+        return result, _arrays(reply.outputs, case)
+
+    def _fault(self, case: Case, reply: Reply) -> CaseError | None:
+        """Why this answer is no result, if it is none."""
+        try:
+            self._unchanged(case)
+        except InputError as error:
+            return CaseError("input", f"{error.kind}: {error}", reply.traceback)
+        if reply.error is not None:
+            return CaseError("output" if reply.kind == "output" else "model", reply.error, reply.traceback)
+        arrays = [output.array for output in reply.outputs if output.array]
+        size, limit = sum(array.nbytes for array in arrays) / 2**20, self._run.site.max_output_mb
+        if size > limit:
+            return CaseError(
+                "output", f"the arrays take {size:.0f} MiB, more than the {limit} MiB of --max-output"
+            )
+        try:
+            for array in arrays:
+                check_storable(array.array)
+        except ValueError as error:
+            return CaseError("output", str(error))
+        return None
+
+
+def predict_chunk(task: ChunkTask) -> ChunkDone:
+    """Predict a chunk in this worker and publish its shard, unless it is there already."""
+    chunk = _run_of(task.root, task.site)
+    published = chunk.published(task)
+    return chunk.compute(task) if published is None else published
+
+
+class WorkerRun:
+    """One run as a worker process sees it."""
+
+    slot = 0
+
+    def __init__(self, root: str, site: SiteConfig) -> None:
+        self.paths = RunPaths(Path(root))
+        self.run = dataclasses.replace(request.read(self.paths), site=site)
+        self.manifest = Manifest.open(self.paths.manifest, self.paths.manifest_index)
+        self.predictor = Predictor(self.run, self.paths.logs, WorkerRun.slot)
+
+    def published(self, task: ChunkTask) -> ChunkDone | None:
+        """What the chunk's shard says, if there is one."""
+        final = self.paths.shard(task.chunk, task.generation)
+        if not final.exists():
+            return None
+        try:
+            results = read_shard(final, self.run.run_id, self.run.plan, verify_arrays=False).results
+        except ShardInvalid:
+            return None  # publishing a good one sets it aside
+        return _sum(task, [(r.status, r.seconds) for r in results])
+
+    def compute(self, task: ChunkTask) -> ChunkDone:
+        cases = enumerate(self.manifest.cases(task.first, task.count), task.first)
+        again = frozenset(task.rows)
+        rows = [(row, case) for row, case in cases if not again or row in again]
+        with ShardWriter(self.paths, self.run.run_id, self.run.plan, task.chunk, task.generation) as shard:
+            sums = []
+            for result, arrays in self.predictor.predict(rows):
+                shard.add(result, arrays)
+                sums.append((result.status, result.seconds))
+            if shard.publish():
+                return _sum(task, sums)
+        # another attempt was first: its results count, and they may differ
+        first = self.published(task)
+        return first if first is not None else self.compute(task)
+
+
+_serving: dict[tuple[str, SiteConfig], WorkerRun] = {}  # the one run that this process works for
+
+
+def _run_of(root: str, site: SiteConfig) -> WorkerRun:
+    if (root, site) not in _serving:
+        close()
+        _serving[root, site] = WorkerRun(root, site)
+    return _serving[root, site]
+
+
+@atexit.register
+def close() -> None:
+    """End this process's session, if it has one."""
+    while _serving:
+        _serving.popitem()[1].predictor.close()
+
+
+def _sum(task: ChunkTask, results: Sequence[tuple[str, float]]) -> ChunkDone:
+    done = sum(status == "done" for status, _ in results)
+    seconds = sum(seconds for _, seconds in results)
+    return ChunkDone(task.chunk, task.generation, done, len(results) - done, seconds, _HOST)
+
+
+def _series(case: Case) -> tuple[str, ...]:
+    """The files of a DICOM series that shares its folder with others; () for any other case."""
+    uid = dict(case.columns).get("series_uid")
+    return _series_in(case.inputs[0][1], uid) if uid and len(case.inputs) == 1 else ()
+
+
+@functools.lru_cache(maxsize=4)
+def _series_in(folder: str, uid: str) -> tuple[str, ...]:
+    # every header of the folder is read, and a case needs the answer several times
+    return tuple(inputs.series_files(folder, uid)) if os.path.isdir(folder) else ()
+
+
+def _share(gpus: tuple[str, ...], slot: int, workers: int) -> tuple[str, ...]:
+    """The GPUs of one of several workers: as many as can be given to it alone, else one that it shares."""
+    if not gpus:
+        return ()
+    return gpus[slot::workers] if workers <= len(gpus) else (gpus[slot % len(gpus)],)
+
+
+def _refused(row: Row, started: float, error: InputError) -> CaseResult:
+    return _failed(row, started, 0, CaseError("input", f"{error.kind}: {error}"))
+
+
+def _failed(row: Row, started: float, attempts: int, error: CaseError) -> CaseResult:
+    return CaseResult(row[1].id, row[0], "failed", (), 0.0, attempts, error, (), _HOST, started)
+
+
+def _value(output: RawOutput) -> Output:
+    return Output(output.name, output.type, output.description, output.shape, output.prediction)
+
+
+def _arrays(outputs: tuple[RawOutput, ...], case: Case) -> dict[str, ArrayOutput]:
+    arrays = [o for o in outputs if o.array]
+    if not arrays:
+        return {}
+    attributes = _geometry((*_series(case), case.inputs[0][1])[0])
+    return {o.name: ArrayOutput(o.array.array, o.type, o.description, attributes) for o in arrays if o.array}
+
+
+def _geometry(path: str) -> dict[str, tuple[float, ...]]:
+    """Size, spacing, origin and direction of the input, if it has them."""
+    try:
+        space = inputs.geometry(path)
+    except InputError:
+        return {}  # the model could read what we cannot: its result counts, without a place in space
+    return dataclasses.asdict(space) if space else {}

@@ -1,0 +1,118 @@
+"""run.json: what was asked for, resolved once; workers and later drivers read nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc import config
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import InvalidError, TryAgainError
+from modelhub_hpc.images import Image
+from modelhub_hpc.inputs import InputLimits
+from modelhub_hpc.launch import SessionSpec
+from modelhub_hpc.registry import InputSpec, ModelEntry, OutputSpec
+from modelhub_hpc.runfolder import Json, RunPaths
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run. plan: sha256 of the manifest; roots: folders that the model may read; created: UTC, ISO 8601."""
+
+    run_id: str
+    created: str
+    command: str
+    software: str
+    engine: str
+    model: ModelEntry
+    image: Image | None
+    site: SiteConfig
+    inputs: tuple[str, ...]
+    roots: tuple[Path, ...]
+    plan: str
+    cases: int
+
+    def to_json(self) -> dict[str, Json]:
+        plain = _plain({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "site"})
+        return {"format": FORMAT, **plain, "site": config.to_json(self.site)}
+
+    def session_spec(self, logs: Path | None, gpus: tuple[str, ...]) -> SessionSpec:
+        """How this run's sessions are started on the machine where this is called."""
+        return SessionSpec(
+            runtime=self.site.runtime,
+            image=self.image.path if self.image else None,
+            interpreter=self.image.interpreter if self.image else config.PYTHON,
+            contrib_src=self.model.contrib_src,
+            roots=self.roots,
+            gpus=gpus,
+            threads=config.thread_count(self.site),
+            scratch=config.scratch_dir(self.site),
+            logs=logs,
+            start_timeout_s=self.site.start_timeout_s,
+            case_timeout_s=self.site.case_timeout_s,
+            mem_mb=self.site.mem_mb or 0,
+            max_log_mb=self.site.max_log_mb,
+            network=self.site.allow_network,
+            seccomp=self.site.seccomp,
+        )
+
+    def limits(self) -> InputLimits:
+        return InputLimits(max_bytes=self.site.max_input_mb * 2**20, max_elements=self.site.max_elements)
+
+
+def read(paths: RunPaths) -> RunRequest:
+    """The request of a run folder; TryAgainError if the folder is not there, InvalidError if it is no run."""
+    try:
+        data = json.loads(paths.run_json.read_bytes())
+    except FileNotFoundError:
+        if not paths.root.is_dir():
+            raise TryAgainError(f"There is no folder {paths.root} (moved, or not mounted here?).") from None
+        raise InvalidError(f"{paths.root} is not a run folder: it has no run.json.") from None
+    except ValueError as error:
+        raise InvalidError(f"{paths.run_json} is damaged: {error}") from error
+    if data.pop("format", None) != FORMAT:
+        raise InvalidError(
+            f"{paths.run_json} was written by another version of mh-hpc ({data.get('software')})."
+        )
+    return _request(data)
+
+
+def _request(data: dict[str, Any]) -> RunRequest:
+    image = data["image"]
+    return RunRequest(
+        **{
+            **data,
+            "model": _model(data["model"]),
+            "image": Image(**{**image, "path": Path(image["path"])}) if image else None,
+            "site": config.from_json(data["site"]),
+            "inputs": tuple(data["inputs"]),
+            "roots": tuple(Path(root) for root in data["roots"]),
+        }
+    )
+
+
+def _model(data: Mapping[str, Any]) -> ModelEntry:
+    inputs = tuple(
+        InputSpec(i["key"], tuple(i["formats"]), tuple((a, b) for a, b in i["dim_limits"]), i["description"])
+        for i in data["inputs"]
+    )
+    outputs = tuple(OutputSpec(**o) for o in data["outputs"])
+    places = {name: Path(data[name]) for name in ("path", "contrib_src")}
+    return ModelEntry(**{**data, **places, "inputs": inputs, "outputs": outputs})
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths and tuples as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

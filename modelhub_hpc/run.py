@@ -1,0 +1,404 @@
+"""The run loop: plan once, send chunks out, take shards in, go on after anything.
+
+The run folder is the only memory. Chunks without a valid shard are to do; futures, workers and this driver can be
+lost at any time.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelhub_hpc import __version__, config, finish, images, owner, registry, request, resources
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError
+from modelhub_hpc.executors import is_worker_lost, open_executor
+from modelhub_hpc.owner import Owner
+from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots
+from modelhub_hpc.predict import ChunkDone, ChunkTask, predict_chunk
+from modelhub_hpc.record import RunPaths, State, publish_json, replace_json, scan, sweep_orphans
+from modelhub_hpc.request import RunRequest
+
+log = logging.getLogger(__name__)
+
+MAX_LOSSES = 5
+TICK_S = 0.5
+PROGRESS_S = 2.0
+BEAT_S = 10.0
+_FIXED = ("runtime", "nan")  # options that decide what a result is, and so cannot change within a run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a new run. model, image and inputs as the user named them; outdir: the run folder."""
+
+    model: str
+    inputs: tuple[str, ...]
+    site: SiteConfig
+    outdir: Path | None = None
+    image: str | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that has not begun: nothing is on disk yet."""
+
+    paths: RunPaths
+    run: RunRequest
+    found: Found
+
+
+@dataclass(frozen=True)
+class Options:
+    """What this driver does with the cases that failed."""
+
+    retry_failed: bool = False
+    max_failures: int | None = None
+
+
+@dataclass
+class Stop:
+    """Set by a signal: finish the chunks in flight, then leave."""
+
+    wanted: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts of cases; seconds since this driver began, `before` of them done or failed by earlier ones."""
+
+    total: int
+    done: int
+    failed: int
+    before: int
+    seconds: float
+    workers: int
+
+    @property
+    def settled(self) -> int:
+        return self.done + self.failed
+
+    @property
+    def rate(self) -> float:
+        """Cases per second of this driver."""
+        return (self.settled - self.before) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        return (self.total - self.settled) / self.rate if self.rate > 0 else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How this driver's work ended. stopped: None if all cases are settled, else why some are not."""
+
+    progress: Progress
+    stopped: str | None
+    error: ModelHubError | None = None
+
+
+Observer = Callable[[Progress], None]
+
+
+def plan(asked: Asked) -> Planned:
+    """Find the model, its image and the cases, and decide everything that run.json records."""
+    model = registry.find(asked.model, asked.site.model_dirs)
+    found = find_cases(asked.inputs, model, Path.cwd())
+    image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
+    run_id = f"{time.strftime('%Y%m%d')}-{model.name}-{_letters(4)}"
+    outdir = asked.outdir or Path("runs") / run_id
+    run = RunRequest(
+        run_id=run_id,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        command=asked.command,
+        software=__version__,
+        engine=registry.tree_digest(resources.folder("engine")),
+        model=model,
+        image=image,
+        site=asked.site,
+        inputs=asked.inputs,
+        roots=tuple(input_roots(found.cases)),
+        plan="",
+        cases=len(found.cases),
+    )
+    return Planned(RunPaths(outdir.absolute()), run, found)
+
+
+def begin(planned: Planned) -> RunRequest:
+    """Write the run folder: manifest first, run.json last, which makes it a run.
+
+    Raises InvalidError if the folder holds anything else, TryAgainError if another driver is beginning it.
+    """
+    paths, found = planned.paths, planned.found
+    refuse_foreign(paths)
+    paths.create()
+    mine = owner.acquire(paths, job_id=config.caller().slurm_job_id)
+    try:
+        if paths.run_json.exists():
+            raise TryAgainError(
+                f"Another driver has just begun the run in {paths.root}. The same command joins it."
+            )
+        paths.manifest.unlink(missing_ok=True)  # of a driver that was killed here before it had a run
+        keys = [each.key for each in planned.run.model.inputs]
+        manifest = Manifest.write(paths.manifest, found.cases, keys, paths.manifest_index)
+        skipped = (json.dumps({"path": each.path, "reason": each.reason}) + "\n" for each in found.skipped)
+        paths.skipped.write_text("".join(skipped), encoding="ascii")
+        run = dataclasses.replace(planned.run, plan=manifest.digest)
+        publish_json(paths.run_json, run.to_json())
+        return run
+    finally:
+        mine.release()
+
+
+def refuse_foreign(paths: RunPaths) -> None:
+    """InvalidError where a new run would be mixed with files that are not its own."""
+    if not paths.root.exists():
+        return
+    foreign = (
+        [name for name in os.listdir(paths.root) if not paths.owns(name)]
+        if paths.root.is_dir()
+        else ["a file"]
+    )
+    if foreign:
+        raise InvalidError(
+            f"{paths.root} exists and is not a run folder (it holds {foreign[0]!r}). Choose another one: --outdir."
+        )
+
+
+def resume(paths: RunPaths, site: SiteConfig) -> RunRequest:
+    """The run of this folder with the options of now; InvalidError if the results would not be of one kind."""
+    run = request.read(paths)
+    for name in _FIXED:
+        then, now = getattr(run.site, name), getattr(site, name)
+        if then != now:
+            raise InvalidError(f"This run was begun with {name} = {then}, not {now}. Use a new --outdir.")
+    if registry.tree_digest(run.model.contrib_src) != run.model.digest:
+        raise InvalidError(
+            f"The model in {run.model.path} has changed since this run began ({run.created}).\n"
+            "Results of two models do not belong in one run: restore it, or use a new --outdir."
+        )
+    if run.image and not (run.image.path.is_file() and run.image.path.stat().st_size == run.image.bytes):
+        raise InvalidError(
+            f"The image of this run has changed or is gone: {run.image.path}. Use a new --outdir."
+        )
+    if Manifest.open(paths.manifest, paths.manifest_index).digest != run.plan:
+        raise InvalidError(
+            f"{paths.manifest} has changed since this run began; it must not. Use a new --outdir."
+        )
+    return dataclasses.replace(run, site=site)
+
+
+def chunk_table(paths: RunPaths) -> list[Chunk] | None:
+    """The chunks of a run, or None if they are not cut yet."""
+    if not paths.chunks_json.exists():
+        return None
+    bounds = json.loads(paths.chunks_json.read_bytes())["chunks"]
+    return [Chunk(index, first, count) for index, (first, count) in enumerate(bounds)]
+
+
+def survey(paths: RunPaths, run: RunRequest, repair: bool = False) -> State:
+    """What the shards say now; `repair` sets damaged ones aside and is the owner's alone."""
+    chunks = chunk_table(paths) or [Chunk(0, 0, min(1, run.cases))]
+    return scan(paths, run.run_id, run.plan, chunks, repair=repair, verify_arrays=repair)
+
+
+def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observer, stop: Stop) -> Outcome:
+    """Drive the run until every case is settled, or until it has to stop; then write the tables.
+
+    Raises TryAgainError if another driver has the run.
+    """
+    mine = owner.acquire(paths, job_id=config.caller().slurm_job_id)
+    with _beating(mine):
+        workers = 1 if run.site.executor == "inline" else config.worker_count(run.site)
+        with open_executor(run.site.executor, workers, paths.private / "workers") as executor:
+            outcome = _Loop(paths, run, options, observe, stop, executor, workers, mine).drive()
+        finish.write(paths, run, chunk_table(paths) or [], outcome.stopped)
+        if outcome.stopped is None:
+            sweep_orphans(paths)
+        return outcome
+
+
+@contextlib.contextmanager
+def _beating(mine: Owner) -> Iterator[None]:
+    """Show that this driver lives, from a thread, since an inline chunk may keep the loop for hours."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            try:
+                mine.beat()
+            except ModelHubError as error:
+                log.warning("%s", error)  # the loop meets the same storage, and decides
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        mine.release()
+
+
+@dataclass
+class _Loop:
+    """One driver's passage through the chunks."""
+
+    paths: RunPaths
+    run: RunRequest
+    options: Options
+    observe: Observer
+    stop: Stop
+    executor: Executor
+    workers: int
+    mine: Owner
+    done: int = 0
+    failed: int = 0
+    before: int = 0
+    losses: collections.Counter[int] = field(default_factory=collections.Counter)
+    given_up: list[int] = field(default_factory=list)
+    error: ModelHubError | None = None
+    began: float = field(default_factory=time.monotonic)
+    reported: float = 0.0
+
+    def drive(self) -> Outcome:
+        chunks = chunk_table(self.paths) or self._cut()
+        if chunks is not None:
+            state = survey(self.paths, self.run, repair=True)
+            self._count(state)
+            self._send(collections.deque(self._todo(chunks, state)))
+        self._report(force=True)
+        return Outcome(self._progress(), self._why_stopped(), self.error)
+
+    def _count(self, state: State) -> None:
+        self.done, self.failed = state.done, state.failed
+        self.before = self.done + self.failed
+        self._report(force=True)
+
+    def _todo(self, chunks: Sequence[Chunk], state: State) -> Iterator[ChunkTask]:
+        for chunk in chunks:
+            if chunk.index not in state.done_chunks:
+                yield self._task(chunk)
+            elif self.options.retry_failed and chunk.index in state.failed_by_chunk:
+                rows = state.failed_by_chunk[chunk.index]
+                self.failed -= len(rows)
+                self.before -= len(rows)
+                yield self._task(chunk, state.next_generation(chunk.index), rows)
+
+    def _task(self, chunk: Chunk, generation: int = 0, rows: tuple[int, ...] = ()) -> ChunkTask:
+        return ChunkTask(
+            str(self.paths.root), self.run.site, chunk.index, chunk.first, chunk.count, generation, rows
+        )
+
+    def _cut(self) -> list[Chunk] | None:
+        """Cut the chunks by the model's known speed, or by that of the first case, which is a chunk of its own.
+
+        None if the first case could not be computed: the other workers then need not load the model at all.
+        """
+        seconds = self.run.model.seconds_per_case
+        if seconds is None and self.run.cases > 1 and self.run.site.chunk_size is None:
+            first = self._first_case()
+            if first is None:
+                return None
+            seconds = first.seconds if first.done else None
+        chunks = cut(self.run.cases, seconds, self.workers, self.run.site.chunk_size)
+        bounds = [[chunk.first, chunk.count] for chunk in chunks]
+        publish_json(self.paths.chunks_json, {"format": 1, "plan": self.run.plan, "chunks": bounds})
+        return chunk_table(self.paths)
+
+    def _first_case(self) -> ChunkDone | None:
+        results: list[ChunkDone] = []
+        self._report(force=True)
+        self._send(collections.deque([self._task(Chunk(0, 0, 1))]), results.append)
+        return results[0] if results else None
+
+    def _send(
+        self, todo: collections.deque[ChunkTask], settled: Callable[[ChunkDone], None] = lambda _: None
+    ) -> None:
+        """Keep every worker busy with one chunk until nothing is to do, or the run has to stop."""
+        flying: dict[Future[ChunkDone], ChunkTask] = {}
+        while flying or (todo and not self._must_stop()):
+            while todo and len(flying) < self.workers and not self._must_stop():
+                task = todo.popleft()
+                flying[self.executor.submit(predict_chunk, task)] = task
+            ready, _ = wait(flying, timeout=TICK_S, return_when=FIRST_COMPLETED)
+            for future in ready:
+                self._take(future, flying.pop(future), todo, settled)
+            self._report()
+
+    def _take(
+        self,
+        future: Future[ChunkDone],
+        task: ChunkTask,
+        todo: collections.deque[ChunkTask],
+        settled: Callable[[ChunkDone], None],
+    ) -> None:
+        error = future.exception()
+        if error is None:
+            result = future.result()
+            self.done += result.done
+            self.failed += result.failed
+            settled(result)
+        elif isinstance(error, ModelHubError):
+            self.error = self.error or error
+        elif is_worker_lost(error):
+            self._lost(task, todo)
+        else:
+            raise error
+
+    def _lost(self, task: ChunkTask, todo: collections.deque[ChunkTask]) -> None:
+        """A worker died with this chunk: nobody's fault, so it goes out again, last of all."""
+        self.losses[task.chunk] += 1
+        log.warning("chunk %d lost its worker (%d. time)", task.chunk, self.losses[task.chunk])
+        if self.losses[task.chunk] < MAX_LOSSES:
+            todo.append(task)
+        else:
+            self.given_up.append(task.chunk)
+
+    def _must_stop(self) -> bool:
+        limit = self.options.max_failures
+        return self.stop.wanted or self.error is not None or (limit is not None and self.failed > limit)
+
+    def _why_stopped(self) -> str | None:
+        if self.error is not None:
+            return str(self.error)
+        if self.given_up:
+            numbers = ", ".join(map(str, self.given_up))
+            return f"chunks {numbers} lost their workers {MAX_LOSSES} times; see {self.paths.logs}"
+        if self.done + self.failed == self.run.cases:
+            return None
+        if self.stop.wanted:
+            return "interrupted"
+        return f"more than {self.options.max_failures} cases failed"
+
+    def _progress(self) -> Progress:
+        seconds = time.monotonic() - self.began
+        return Progress(self.run.cases, self.done, self.failed, self.before, seconds, self.workers)
+
+    def _report(self, force: bool = False) -> None:
+        progress = self._progress()
+        self.observe(progress)
+        if force or progress.seconds - self.reported >= PROGRESS_S:
+            self.reported = progress.seconds
+            if not self.mine.is_current():
+                self.error = TryAgainError(f"Another driver has taken over the run in {self.paths.root}.")
+            facts = {**dataclasses.asdict(progress), "rate": progress.rate, "eta_s": progress.eta_s}
+            replace_json(
+                self.paths.progress_json, {**facts, "updated": time.time(), "run_id": self.run.run_id}
+            )
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(count))

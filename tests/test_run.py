@@ -1,0 +1,78 @@
+"""The driver's beginning and end, where no model needs to run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import OBEDIENT, Write
+
+from modelhub_hpc import owner, run
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import InvalidError, TryAgainError
+
+
+@pytest.fixture
+def planned(command: Write, tmp_path: Path) -> run.Planned:
+    for number in range(3):
+        command(f"OK {number}", f"n{number}")
+    (tmp_path / "inputs/notes.txt").write_text("not an input")
+    asked = run.Asked(
+        str(OBEDIENT), (str(tmp_path / "inputs"),), SiteConfig(runtime="host"), tmp_path / "run"
+    )
+    return run.plan(asked)
+
+
+def test_a_run_that_was_killed_before_it_had_a_run_json_can_begin(planned: run.Planned) -> None:
+    run.begin(planned)
+    planned.paths.run_json.unlink()
+    (planned.paths.root / ".run.json.0123.part").write_text("{")
+    assert run.begin(planned).cases == 3
+    assert planned.paths.run_json.exists()
+
+
+def test_two_drivers_cannot_begin_one_run(planned: run.Planned) -> None:
+    planned.paths.create()
+    mine = owner.acquire(planned.paths)
+    with pytest.raises(TryAgainError, match=f"pid {os.getpid()}"):
+        run.begin(planned)
+    mine.release()
+    run.begin(planned)
+    with pytest.raises(InvalidError, match="run.json"):
+        run.begin(planned)
+
+
+def test_a_run_never_begins_among_other_files(planned: run.Planned) -> None:
+    planned.paths.root.mkdir()
+    (planned.paths.root / "thesis.tex").write_text("")
+    with pytest.raises(InvalidError, match="thesis.tex"):
+        run.begin(planned)
+    shutil.rmtree(planned.paths.root)
+    planned.paths.root.write_text("")
+    with pytest.raises(InvalidError, match="a file"):
+        run.begin(planned)
+
+
+def test_resume_refuses_what_would_mix_two_kinds_of_results(planned: run.Planned, tmp_path: Path) -> None:
+    begun = run.begin(planned)
+    assert run.resume(planned.paths, begun.site) == begun
+    with pytest.raises(InvalidError, match="nan = fail, not keep"):
+        run.resume(planned.paths, SiteConfig(runtime="host", nan="keep"))
+    with open(planned.paths.manifest, "ab") as stream:
+        stream.write(b"one,more\n")
+    with pytest.raises(InvalidError, match="manifest.csv has changed"):
+        run.resume(planned.paths, begun.site)
+
+
+def test_resume_refuses_another_model(planned: run.Planned, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(OBEDIENT, copy)
+    asked = run.Asked(str(copy), (str(tmp_path / "inputs"),), SiteConfig(runtime="host"), tmp_path / "other")
+    other = run.plan(asked)
+    begun = run.begin(other)
+    with open(copy / "contrib_src/inference.py", "a") as stream:
+        stream.write("# changed\n")
+    with pytest.raises(InvalidError, match="has changed since this run began"):
+        run.resume(other.paths, begun.site)
