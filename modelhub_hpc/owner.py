@@ -220,8 +220,18 @@ def _beat_path(paths: RunPaths, record: OwnerRecord) -> Path:
 def _own_record(job_id: str | None) -> OwnerRecord:
     ticks = _start_ticks(os.getpid())
     assert ticks is not None
-    return OwnerRecord(token(), _host(), _boot_id(), _pid_namespace(), os.getpid(), ticks, job_id,
-                       os.getuid(), _user(), time.strftime("%Y-%m-%d %H:%M:%S %z"))
+    return OwnerRecord(
+        token(),
+        _host(),
+        _boot_id(),
+        _pid_namespace(),
+        os.getpid(),
+        ticks,
+        job_id,
+        os.getuid(),
+        _user(),
+        time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    )
 
 
 def _host() -> str:

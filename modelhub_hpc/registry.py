@@ -128,7 +128,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise InvalidError(f"{path} cannot be read: {error.strerror}. Is this a ModelHub contribution?") from error
+        raise InvalidError(
+            f"{path} cannot be read: {error.strerror}. Is this a ModelHub contribution?"
+        ) from error
     except ValueError as error:
         raise InvalidError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):

@@ -1,0 +1,5 @@
+"""The command line: argv, printing and exit codes are here and nowhere else."""
+
+from modelhub_hpc.cli.commands import cli, main
+
+__all__ = ["cli", "main"]

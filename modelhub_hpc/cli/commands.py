@@ -1,0 +1,281 @@
+"""The commands of mh-hpc, their flags and exit codes.
+
+Exit codes: 0 all done, 2 usage, 3 finished with failed cases, 4 invalid model, image or inputs, 5 machine not fit,
+75 try again, 130 interrupted, 129 and 143 ended by SIGHUP and SIGTERM, 1 a bug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelhub_hpc import __version__, config
+from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
+from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, one_line, size
+from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
+
+# numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
+
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+_COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
+_MARKS = {True: "✔", False: "✘", None: "–"}
+
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
+)
+_image = click.option(
+    "--image", metavar="NAME|FILE", help="Use this image instead of the one the model names."
+)
+_folder = click.Path(path_type=Path)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what sys.stderr is at the time: a progress bar replaces it while it shows."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass  # logging sets it once, to the stderr of that time
+
+
+class _ReaderGone(Exception):
+    """Nobody reads our output any more (`mh-hpc results RUN | head`), which is not an error."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error  # click would end the process with the exit code of a bug
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="mh-hpc", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors and answers.")
+@click.pass_context
+def cli(context: click.Context, verbose: int, quiet: bool) -> None:
+    """Run published deep-learning models over whole studies.
+
+    Exit codes: 0 all done, 2 usage, 3 failed cases, 4 invalid model, image or inputs, 5 machine not fit,
+    75 try again, 130 interrupted, 1 a bug.
+    """
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    ours = logging.getLogger(
+        "modelhub_hpc"
+    )  # other libraries speak of their own doings, which are not the user's
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(level)
+    context.obj = Voice(quiet=quiet)
+
+
+def _voice(as_json: bool) -> Voice:
+    voice: Voice = click.get_current_context().obj
+    return dataclasses.replace(voice, json=as_json)
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1)
+@click.option("--model", metavar="NAME|FOLDER", help="The model: a known name, or a contribution's folder.")
+@click.option(
+    "--inputs",
+    "more",
+    multiple=True,
+    metavar="PATH",
+    help="A folder, pattern, file, CSV or JSON; may be repeated.",
+)
+@click.option(
+    "--outdir", type=_folder, help="The run folder; one that holds a run continues it. Default ./runs/ID."
+)
+@_image
+@click.option("--resume", is_flag=True, help="Continue the run in --outdir; an error if there is none.")
+@click.option("--retry-failed", is_flag=True, help="Also try the failed cases of the run again.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failed case.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, and write nothing.")
+@_json
+@site_options(FOR_RUNS)
+def submit(
+    inputs: tuple[str, ...], more: tuple[str, ...], as_json: bool, outdir: Path | None, **given: Any
+) -> int:
+    """Run a model over all INPUTS and keep every result in a run folder.
+
+    The same command again continues the run: it keeps its options, but for flags that are given again.
+    """
+    from modelhub_hpc.cli.submit import Submission, submit
+
+    flags = site_flags(given)
+    asked = {
+        name: given[name] for name in ("model", "image", "resume", "retry_failed", "fail_fast", "dry_run")
+    }
+    folder = outdir.absolute() if outdir else None
+    wanted = Submission(inputs=(*inputs, *more), outdir=folder, flags=flags, command=_command(), **asked)
+    return submit(wanted, _voice(as_json))
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("inputs", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=_folder, metavar="FOLDER", help="Write arrays to FOLDER/<case>/<output>.npy."
+)
+@click.option("--json/--table", "as_json", default=None, help="Default: a table on a terminal, else JSON.")
+@_image
+@site_options(FOR_ONE_OFFS)
+def run(
+    model: str,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    as_json: bool | None,
+    image: str | None,
+    **given: Any,
+) -> int:
+    """Predict a few INPUTS with MODEL here and now, without a run folder.
+
+    The JSON is one object for one case, a list for several.
+    """
+    from modelhub_hpc.cli.oneoff import predict
+    from modelhub_hpc.cli.submit import absolute
+    from modelhub_hpc.run import Asked
+
+    site = config.load({**site_flags(given), "workers": 1})
+    asked = Asked(model, absolute(inputs), site, None, image, _command())
+    voice = _voice(not sys.stdout.isatty() if as_json is None else as_json)
+    return predict(asked, output.absolute() if output else None, voice)
+
+
+@cli.command()
+@click.argument("run", type=_folder)
+@click.option("--watch", is_flag=True, help="Go on until nobody drives the run any more.")
+@_json
+def status(run: Path, watch: bool, as_json: bool) -> int:
+    """Show how the run in folder RUN stands; works while it runs."""
+    from modelhub_hpc.cli.status import status
+
+    return status(run, watch, _voice(as_json))
+
+
+@cli.command()
+@click.argument("run", type=_folder)
+@click.option("--csv", metavar="FILE|-", help="Write a CSV table; - is stdout.")
+@click.option("--failed", is_flag=True, help="Only failed cases.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most N of them.")
+@_json
+def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json: bool) -> int:
+    """Show the results in folder RUN: a table, or with --json an array with one object per case."""
+    from modelhub_hpc.cli.results import results
+
+    if csv is not None and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    return results(run, csv, failed, limit, _voice(as_json))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--name", required=True, metavar="REPOSITORY/IMAGE:TAG", help="What models call this image.")
+@_json
+def convert(source: str, name: str, as_json: bool) -> int:
+    """Convert a Docker image into the image store; SOURCE is e.g. docker-archive:FILE.tar."""
+    from modelhub_hpc import images
+
+    voice = _voice(as_json)
+    image = images.convert(source, name, config.load())
+    if voice.json:
+        voice.answer({**dataclasses.asdict(image), "path": str(image.path)})
+    voice.say(f"{one_line(image.name)} is {one_line(image.path)} ({size(image.bytes)})")
+    return EXIT_DONE
+
+
+@cli.command("config")
+@_json
+def show_config(as_json: bool) -> int:
+    """Show every option with its value here, after files and variables."""
+    voice = _voice(as_json)
+    values = config.to_json(config.load())
+    if voice.json:
+        voice.answer(values)
+    else:
+        voice.columns((name, "" if value is None else one_line(value)) for name, value in values.items())
+        voice.say("from: " + ", ".join(str(path) for path in config.files() if path.is_file()) or "defaults")
+    return EXIT_DONE
+
+
+@cli.command()
+@click.option("--image", metavar="NAME|FILE", help="Try a container of this image.")
+@_json
+@site_options(("runtime", "scratch_dir", "gpu"))
+def doctor(image: str | None, as_json: bool, **given: Any) -> int:
+    """Check that this machine can run models, and say how to mend what is missing."""
+    from modelhub_hpc.doctor import checks
+
+    voice, found = _voice(as_json), []
+    for check in checks(config.load(site_flags(given)), image):
+        found.append(check)
+        if not voice.json:
+            mend = f"\n    mend: {check.mend}" if check.mend and not check.ok else ""
+            voice.say(f"{_MARKS[check.ok]} {check.name}: {one_line(check.detail)}{mend}")
+    fit = all(check.ok is not False for check in found)
+    if voice.json:
+        voice.answer({"fit": fit, "checks": [dataclasses.asdict(check) for check in found]})
+    return EXIT_DONE if fit else EXIT_UNFIT
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print the completion script of SHELL, e.g. for: eval "$(mh-hpc completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "mh-hpc", _COMPLETE_VARIABLE).source())
+    return EXIT_DONE
+
+
+def _command() -> str:
+    return shlex.join(["mh-hpc", *sys.argv[1:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    make_streams_robust()
+    try:
+        code = cli.main(arguments, "mh-hpc", complete_var=_COMPLETE_VARIABLE, standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or EXIT_DONE)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except (BrokenPipeError, _ReaderGone):
+        # what is still buffered would raise again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except ModelHubError as error:
+        click.echo(f"Error: {many_lines(str(error))}", err=True)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        click.echo(
+            "This is a bug in mh-hpc; please report it with the lines above and the command.", err=True
+        )
+        return EXIT_BUG

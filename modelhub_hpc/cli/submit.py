@@ -1,0 +1,254 @@
+"""`mh-hpc submit`: begin a run or go on with one, show how it goes, and say how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc import config, registry, request, run
+from modelhub_hpc.cli import progress as display
+from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
+from modelhub_hpc.cli.preview import preview
+from modelhub_hpc.cli.results import is_run
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UsageError
+from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
+from modelhub_hpc.request import RunRequest
+from modelhub_hpc.run import Options, Outcome, Progress, Stop
+
+EXIT_INTERRUPTED = 130
+_FIRST_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submit command as given. flags: the options of the site that were given, by their config names."""
+
+    model: str | None
+    inputs: tuple[str, ...]
+    outdir: Path | None
+    image: str | None
+    resume: bool
+    retry_failed: bool
+    fail_fast: bool
+    dry_run: bool
+    flags: Mapping[str, Any]
+    command: str
+
+
+def submit(wanted: Submission, voice: Voice) -> int:
+    """Carry the command out; the exit code."""
+    paths = RunPaths(wanted.outdir) if wanted.outdir else None
+    if paths and is_run(paths):
+        return _go_on(wanted, paths, voice)
+    if wanted.resume:
+        place = (
+            f"{one_line(paths.root)} is not the folder of a run" if paths else "--resume needs --outdir RUN"
+        )
+        raise UsageError(f"Nothing to resume: {place}.")
+    return _begin(wanted, voice)
+
+
+def _begin(wanted: Submission, voice: Voice) -> int:
+    if not wanted.model or not wanted.inputs:
+        raise UsageError("A new run needs a model and inputs:  mh-hpc submit --model NAME --inputs FOLDER")
+    site = config.load(wanted.flags)
+    asked = run.Asked(
+        wanted.model, absolute(wanted.inputs), site, wanted.outdir, wanted.image, wanted.command
+    )
+    planned = run.plan(asked)
+    if wanted.dry_run:
+        run.refuse_foreign(planned.paths)
+        preview(planned.paths, planned.run, planned.found, None, voice)
+        return EXIT_DONE
+    begun = run.begin(planned)
+    skipped = planned.found.skipped
+    voice.say(f"{number(begun.cases, 'case')} for {begun.model.name} in {one_line(planned.paths.root)}")
+    for each in skipped[:_FIRST_FAILURES]:
+        voice.say(f"  skipped {one_line(each.path)}: {one_line(each.reason)}")
+    if len(skipped) > _FIRST_FAILURES:
+        voice.say(f"  and more: {one_line(planned.paths.root / 'skipped.jsonl')}")
+    return _drive(planned.paths, begun, wanted, voice)
+
+
+def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
+    then = request.read(paths)
+    _compare(wanted, then)
+    current = run.resume(paths, _site(then.site, wanted.flags))
+    state = run.survey(paths, current)
+    if wanted.dry_run:
+        preview(paths, current, None, state, voice)
+        return EXIT_DONE
+    again = state.failed if wanted.retry_failed else 0
+    to_go = current.cases - state.done - state.failed + again
+    voice.say(standing(current.cases, state, wanted.retry_failed))
+    if to_go:
+        return _drive(paths, current, wanted, voice)
+    if not _concluded(paths, state):
+        # the last driver died before it wrote the tables; without chunks to do, inline starts no process
+        current = dataclasses.replace(current, site=dataclasses.replace(current.site, executor="inline"))
+        return _drive(paths, current, wanted, voice)
+    voice.say("The run is complete.")
+    progress = Progress(current.cases, state.done, state.failed, state.done + state.failed, 0.0, 0)
+    return _conclude(paths, current, Outcome(progress, None), EXIT_FAILED_CASES if state.failed else 0, voice)
+
+
+def standing(total: int, state: State, retry: bool = False) -> str:
+    """Where a run stands, e.g. "842 of 899 done, 57 to go" or "840 of 899 done, 2 failed, 57 to go"."""
+    to_go = total - state.done - state.failed
+    failed = f", {state.failed:,} failed" if state.failed else ""
+    again = f" and {state.failed:,} to try again" if retry and state.failed else ""
+    return f"{state.done:,} of {total:,} done{failed}, {to_go:,} to go{again}"
+
+
+def _compare(wanted: Submission, then: RunRequest) -> None:
+    """A run goes on with its own model, inputs and image: UsageError with both values where others are named."""
+    if wanted.model is not None:
+        path = registry.find(wanted.model, config.load(wanted.flags).model_dirs).path
+        _same("--model", str(path), str(then.model.path))
+    if wanted.inputs:
+        _same("--inputs", _listed(absolute(wanted.inputs)), _listed(then.inputs))
+    if wanted.image is not None:
+        image = then.image
+        names = {image.name, str(image.path)} if image else set()
+        if not names & {wanted.image, os.path.abspath(wanted.image)}:
+            _same("--image", wanted.image, image.name if image else "none (--runtime host)")
+
+
+def _same(flag: str, now: str, then: str) -> None:
+    if now != then:
+        raise UsageError(
+            f"This run was begun with another {flag}.\nthen: {then}\nnow:  {now}\n"
+            f"Leave {flag} out to go on with the run, or name a new folder with --outdir."
+        )
+
+
+def _listed(inputs: tuple[str, ...]) -> str:
+    return " ".join(shlex.quote(each) for each in sorted(set(inputs)))
+
+
+def absolute(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Inputs as they mean the same from anywhere; an empty one is left for the search to refuse."""
+    return tuple(os.path.abspath(each) if each else each for each in inputs)
+
+
+def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
+    """The options that the run was begun with, and over them the flags of now.
+
+    max_failures is not a property of the run but of one attempt at it, and so never taken over.
+    """
+    now = config.load(flags)
+    given = {name: getattr(now, name) for name in flags}
+    return dataclasses.replace(then, **{"max_failures": now.max_failures, **given})
+
+
+def _concluded(paths: RunPaths, state: State) -> bool:
+    """Whether record.json tells of the results that are there now."""
+    try:
+        record = json.loads(paths.record_json.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    counts = record.get("counts", {})
+    now = (state.done, state.failed)
+    return record.get("stopped") is None and (counts.get("done"), counts.get("failed")) == now
+
+
+def _drive(paths: RunPaths, current: RunRequest, wanted: Submission, voice: Voice) -> int:
+    limit = 0 if wanted.fail_fast else current.site.max_failures
+    stop = Stop()
+    workers = 1 if current.site.executor == "inline" else config.worker_count(current.site)
+    with display.signals(stop, workers, resume_command(paths)), display.reporter(voice) as observe:
+        outcome = run.execute(paths, current, Options(wanted.retry_failed, limit), observe, stop)
+    return _conclude(paths, current, outcome, exit_code(outcome, stop, limit), voice)
+
+
+def exit_code(outcome: Outcome, stop: Stop, max_failures: int | None) -> int:
+    progress = outcome.progress
+    if outcome.error is not None:
+        return outcome.error.exit_code
+    if progress.settled == progress.total:
+        return EXIT_FAILED_CASES if progress.failed else EXIT_DONE
+    if stop.wanted:
+        return EXIT_INTERRUPTED
+    too_many = max_failures is not None and progress.failed > max_failures
+    return EXIT_FAILED_CASES if too_many else EXIT_TRY_AGAIN
+
+
+def resume_command(paths: RunPaths) -> str:
+    return f"mh-hpc submit --resume --outdir {shlex.quote(str(paths.root))}"
+
+
+def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, code: int, voice: Voice) -> int:
+    failures = first_failures(paths, current) if outcome.progress.failed else []
+    if voice.json:
+        voice.answer(_facts(paths, current, outcome, failures))
+    _tell(paths, outcome, failures, voice)
+    if outcome.error is not None:
+        voice.warn(f"Error: {many_lines(str(outcome.error))}")
+    elif outcome.stopped is not None:
+        voice.warn(f"Stopped: {many_lines(outcome.stopped)}")
+    if outcome.stopped is not None:
+        voice.warn(f"To continue:\n  {resume_command(paths)}")
+    return code
+
+
+def first_failures(paths: RunPaths, current: RunRequest, count: int = _FIRST_FAILURES) -> list[CaseResult]:
+    """The first failed cases, reading only the chunks that hold them."""
+    chunks = run.chunk_table(paths) or []
+    failed = run.survey(paths, current).failed_by_chunk
+    some = [chunk for chunk in chunks if chunk.index in failed][:count]
+    found = (r for r in iter_results(paths, current.run_id, current.plan, some) if r.error)
+    return [result for result, _ in zip(found, range(count))]
+
+
+def _tell(paths: RunPaths, outcome: Outcome, failures: list[CaseResult], voice: Voice) -> None:
+    progress = outcome.progress
+    voice.say("")
+    rows = [
+        ("cases", f"{progress.total:,}"),
+        ("done", f"{progress.done:,}"),
+        ("failed", f"{progress.failed:,}"),
+    ]
+    if progress.settled < progress.total:
+        rows.append(("to go", f"{progress.total - progress.settled:,}"))
+    if progress.rate > 0:
+        rows.append(("speed", f"{progress.rate:.1f} images/s, {number(progress.workers, 'worker')}"))
+    folder = shlex.quote(str(paths.root))
+    voice.columns([*rows, ("run", folder), ("results", f"mh-hpc results {folder}")])
+    for result in failures:
+        assert result.error is not None
+        voice.say(f"  {result.case_id}: {result.error.kind}: {one_line(result.error.message, 200)}")
+    if failures:
+        voice.say(f"all failures: mh-hpc results {folder} --failed")
+        voice.say(f"try again:    {resume_command(paths)} --retry-failed")
+
+
+def _facts(
+    paths: RunPaths, current: RunRequest, outcome: Outcome, failures: list[CaseResult]
+) -> dict[str, Any]:
+    progress = outcome.progress
+    return {
+        "run": str(paths.root),
+        "run_id": current.run_id,
+        "model": current.model.name,
+        "cases": progress.total,
+        "done": progress.done,
+        "failed": progress.failed,
+        "to_go": progress.total - progress.settled,
+        "seconds": round(progress.seconds, 3),
+        "cases_per_second": progress.rate,
+        "stopped": str(outcome.error) if outcome.error else outcome.stopped,
+        "failures": [failure_facts(result) for result in failures],
+        "resume": resume_command(paths),
+    }
+
+
+def failure_facts(result: CaseResult) -> dict[str, Any]:
+    assert result.error is not None
+    return {"case": result.case_id, "kind": result.error.kind, "message": result.error.message}
