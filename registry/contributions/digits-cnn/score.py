@@ -26,7 +26,12 @@ def score(run: Path, labels: Path) -> dict[str, float]:
     right = sum(names[truth[Path(row["input"]).name]] == row["probabilities"] for row in rows)
     failed = sum(row["status"] != "done" for row in rows)
     progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
-    return {"cases": len(rows), "failed": failed, "accuracy": right / len(truth), "images_per_s": progress["rate"]}
+    return {
+        "cases": len(rows),
+        "failed": failed,
+        "accuracy": right / len(truth),
+        "images_per_s": progress["rate"],
+    }
 
 
 def main() -> int:

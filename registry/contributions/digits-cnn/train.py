@@ -83,6 +83,7 @@ def pool(x: Floats) -> Floats:
 
 def pool_gradient(dy: Floats, x: Floats, y: Floats) -> Floats:
     """The gradient goes to the positions that held the maximum."""
+
     def spread(a: Floats) -> Floats:
         return a.repeat(2, axis=2).repeat(2, axis=3)
 
@@ -220,7 +221,8 @@ def onnx_model(weights: dict[str, Floats]) -> onnx.ModelProto:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
-        nodes, "digits-cnn",
+        nodes,
+        "digits-cnn",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 8, 8])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 10])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],

@@ -1,0 +1,67 @@
+# make demo   set-up, image, and the main job on 899 real images
+# make test   set-up and all tests (as root: as an unprivileged user)
+# make check  style and types
+#
+# Everything that these make lies in build/, except what hpc/install.sh names before it installs it.
+
+SHELL := /bin/bash
+BUILD ?= build
+PYTHON ?= $(shell hpc/find_python.sh)
+VENV := $(BUILD)/venv
+BIN := $(VENV)/bin
+IMAGE := modelhub-hpc/onnxruntime:1
+TESTS ?= tests
+export MH_HPC_CACHE_DIR := $(abspath $(BUILD)/cache)
+export MH_TEST_CACHE := $(MH_HPC_CACHE_DIR)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: demo test check image tools engine-matrix bench clean
+
+demo: tools $(VENV)/.ready
+	hpc/demo.sh $(BUILD) $(IMAGE)
+
+ifeq ($(shell id -u),0)
+test: tools
+	tests/as_user.sh make test
+else
+test: $(VENV)/.tests
+	if command -v apptainer > /dev/null; then $(MAKE) image; else echo "Without Apptainer: its tests are skipped."; fi
+	$(BIN)/python -m pytest $(TESTS)
+endif
+
+check: $(VENV)/.tests
+	$(BIN)/python -m flake8 modelhub_hpc engine tests registry recipes benchmarks
+	$(BIN)/python -m mypy
+
+# The engine's own tests under every Python from 2.7 on that can be had here
+engine-matrix: $(VENV)/.tests
+	$(BIN)/python tests/engine/matrix.py --work $(BUILD)/interpreters
+
+bench: $(VENV)/.tests
+	$(BIN)/python benchmarks/overhead.py
+
+image: $(BUILD)/image.ready
+
+$(BUILD)/onnxruntime.tar: $(wildcard recipes/onnxruntime/*) | $(VENV)/.ready
+	recipes/onnxruntime/build_image.sh $@
+
+$(BUILD)/image.ready: $(BUILD)/onnxruntime.tar | $(VENV)/.ready
+	$(BIN)/mh-hpc convert docker-archive:$(abspath $<) --name $(IMAGE)
+	touch $@
+
+# As root only: Apptainer and Python's venv, where they are missing
+tools:
+	if [ "$$(id -u)" = 0 ]; then hpc/install.sh --yes && hpc/find_python.sh --install > /dev/null; fi
+
+$(VENV)/.ready: setup.cfg pyproject.toml | tools
+	test -n "$(PYTHON)" || { hpc/find_python.sh --explain; exit 5; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[demo,host,test]'
+	touch $@
+
+clean:
+	rm -rf $(BUILD)
