@@ -20,8 +20,15 @@ import numpy as np
 from PIL import Image
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import (CTImageStorage, DeflatedExplicitVRLittleEndian, EnhancedSRStorage,
-                         ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid)
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,11 @@ MAKERS: dict[str, tuple[str, str | None, Write]] = {}
 
 def hostile(name: str, file_name: str, kind: str | None) -> Callable[[Write], Write]:
     """Register a writer: its case, its file's name, and the kind of its error (None: sound)."""
+
     def register(write: Write) -> Write:
         MAKERS[name] = (file_name, kind, write)
         return write
+
     return register
 
 
@@ -68,6 +77,7 @@ def put(path: str, data: bytes) -> None:
 
 
 # Pictures
+
 
 def png(size: tuple[int, int] = (16, 12), mode: str = "L") -> bytes:
     """A PNG of noise, (width, height)."""
@@ -104,17 +114,26 @@ def zeros(count: int) -> bytes:
 
 
 _SOUND_PNG = {
-    "png_ok": "ok.png", "png_rgb_named_upper": "OK.PNG", "name_space": "a b.png", "name_newline": "a\nb.png",
-    "name_quotes": "a\"b'c.png", "name_unicode": "größe-日本-\u202e.png", "name_dash": "-rf.png",
-    "name_shell": "$(id);`id`.png", "name_not_utf8": os.fsdecode(b"\xff\xfe.png"), "name_comma": "a,b:c.png",
-    "name_long": "x" * 251 + ".png", "png_without_extension": "scan", "png_named_jpg": "scan.jpg",
+    "png_ok": "ok.png",
+    "png_rgb_named_upper": "OK.PNG",
+    "name_space": "a b.png",
+    "name_newline": "a\nb.png",
+    "name_quotes": "a\"b'c.png",
+    "name_unicode": "größe-日本-\u202e.png",
+    "name_dash": "-rf.png",
+    "name_shell": "$(id);`id`.png",
+    "name_not_utf8": os.fsdecode(b"\xff\xfe.png"),
+    "name_comma": "a,b:c.png",
+    "name_long": "x" * 251 + ".png",
+    "png_without_extension": "scan",
+    "png_named_jpg": "scan.jpg",
 }
 for _name, _file in _SOUND_PNG.items():
     hostile(_name, _file, None)(lambda path: put(path, png()))
 for _kind, _ext in (("JPEG", "jpg"), ("BMP", "bmp"), ("GIF", "gif"), ("TIFF", "tif"), ("WEBP", "webp")):
     _data = _picture((64, 48), "RGB", _kind)
     hostile(f"{_ext}_ok", f"ok.{_ext}", None)(partial(put, data=_data))
-    hostile(f"{_ext}_truncated", f"cut.{_ext}", "truncated")(partial(put, data=_data[:len(_data) * 2 // 3]))
+    hostile(f"{_ext}_truncated", f"cut.{_ext}", "truncated")(partial(put, data=_data[: len(_data) * 2 // 3]))
 
 
 @hostile("png_interlaced", "adam7.png", None)
@@ -178,6 +197,7 @@ def _(path: str) -> None:
 
 # What is no plain file
 
+
 @hostile("empty", "empty.png", "empty")
 def _(path: str) -> None:
     put(path, b"")
@@ -221,6 +241,7 @@ def _(path: str) -> None:
 
 
 # NIfTI
+
 
 def nifti(voxels: np.ndarray[Any, Any], path: str) -> None:
     """Save voxels (x, y, z) with 1 x 2 x 3 mm spacing at (10, 20, 30) RAS."""
@@ -382,6 +403,7 @@ def _gzip_zeros(head: bytes, count: int) -> bytes:
 
 # numpy
 
+
 def npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=True)
@@ -470,8 +492,10 @@ def _npz_zeros() -> bytes:
 
 # DICOM
 
-def dicom(path: str, series: str = "1.2.3", number: int = 1, implicit: bool = False,
-          **changes: Any) -> Dataset:
+
+def dicom(
+    path: str, series: str = "1.2.3", number: int = 1, implicit: bool = False, **changes: Any
+) -> Dataset:
     """Write one CT slice of 16 x 12 pixels at z = 2.5 mm x number; a change to None removes the element."""
     data = Dataset()
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, generate_uid()
@@ -634,54 +658,66 @@ def _(path: str) -> None:
 
 # NRRD and MetaImage
 
-_NRRD = ("NRRD0004\n# comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 12 10 8\n"
-         "space directions: (1,0,0) (0,2,0) (0,0,3)\nkinds: domain domain domain\nendian: little\n"
-         "encoding: {}\n"
-         "space origin: (-10,-20,30)\n{}")
-_MHA = ("ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
-        "CompressedData = {}\n{}"
-        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = -10 -20 30\nElementSpacing = 1 2 3\n"
-        "DimSize = 12 10 8\n"
-        "ElementType = MET_SHORT\nElementDataFile = {}\n")
+_NRRD = (
+    "NRRD0004\n# comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 12 10 8\n"
+    "space directions: (1,0,0) (0,2,0) (0,0,3)\nkinds: domain domain domain\nendian: little\n"
+    "encoding: {}\n"
+    "space origin: (-10,-20,30)\n{}"
+)
+_MHA = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    "CompressedData = {}\n{}"
+    "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = -10 -20 30\nElementSpacing = 1 2 3\n"
+    "DimSize = 12 10 8\n"
+    "ElementType = MET_SHORT\nElementDataFile = {}\n"
+)
 
 
 def nrrd(path: str, encoding: str = "raw", data_file: str = "", cut: int = 0) -> None:
     """Write 12 x 10 x 8 voxels of 1 x 2 x 3 mm at LPS (-10, -20, 30)."""
     voxels = _voxels().tobytes(order="F")
     packed = gzip.compress(voxels) if encoding == "gzip" else voxels
-    packed = packed[:len(packed) - cut]
+    packed = packed[: len(packed) - cut]
     head = _NRRD.format(encoding, f"data file: {data_file}\n" if data_file else "\n").encode()
     if data_file:
         put(os.path.join(os.path.dirname(path), data_file), packed)
     put(path, head if data_file else head + packed)
 
 
-def mha(path: str, packed: bool = False, data_file: str = "LOCAL", cut: int = 0, announced: int | None = None) -> None:
+def mha(
+    path: str, packed: bool = False, data_file: str = "LOCAL", cut: int = 0, announced: int | None = None
+) -> None:
     """The same as MetaImage; announced: the size that the header gives of its compressed data, 0 for none."""
     voxels = _voxels().tobytes(order="F")
     data = zlib.compress(voxels) if packed else voxels
     size = len(data) if announced is None else announced
-    data = data[:len(data) - cut]
-    head = _MHA.format(packed, f"CompressedDataSize = {size}\n" if packed and size else "", data_file).encode()
+    data = data[: len(data) - cut]
+    head = _MHA.format(
+        packed, f"CompressedDataSize = {size}\n" if packed and size else "", data_file
+    ).encode()
     if data_file != "LOCAL":
         put(os.path.join(os.path.dirname(path), data_file), data)
     put(path, head + data if data_file == "LOCAL" else head)
 
 
 _NRRDS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
-    ("nrrd_ok", "ok.nrrd", None, {}), ("nrrd_gzip_ok", "gz.nrrd", None, {"encoding": "gzip"}),
+    ("nrrd_ok", "ok.nrrd", None, {}),
+    ("nrrd_gzip_ok", "gz.nrrd", None, {"encoding": "gzip"}),
     ("nrrd_detached_ok", "head.nhdr", None, {"data_file": "voxels.raw"}),
     ("nrrd_truncated", "cut.nrrd", "truncated", {"cut": 100}),
     ("nrrd_gzip_truncated", "cut.nrrd", "truncated", {"encoding": "gzip", "cut": 100}),
-    ("nrrd_detached_truncated", "head.nhdr", "truncated", {"data_file": "voxels.raw", "cut": 1}))
+    ("nrrd_detached_truncated", "head.nhdr", "truncated", {"data_file": "voxels.raw", "cut": 1}),
+)
 _MHAS: tuple[tuple[str, str, str | None, dict[str, Any]], ...] = (
-    ("mha_ok", "ok.mha", None, {}), ("mha_packed_ok", "packed.mha", None, {"packed": True}),
+    ("mha_ok", "ok.mha", None, {}),
+    ("mha_packed_ok", "packed.mha", None, {"packed": True}),
     ("mhd_ok", "head.mhd", None, {"data_file": "voxels.raw"}),
     ("mha_truncated", "cut.mha", "truncated", {"cut": 100}),
     ("mha_packed_truncated", "cut.mha", "truncated", {"packed": True, "cut": 100}),
     ("mha_packed_no_size", "packed.mha", "damaged", {"packed": True, "announced": 0}),
     ("mha_packed_small_size", "packed.mha", "damaged", {"packed": True, "announced": 100}),
-    ("mhd_truncated", "head.mhd", "truncated", {"data_file": "voxels.raw", "cut": 1}))
+    ("mhd_truncated", "head.mhd", "truncated", {"data_file": "voxels.raw", "cut": 1}),
+)
 for _name, _file, _fault, _options in _NRRDS:
     hostile(_name, _file, _fault)(partial(nrrd, **_options))
 for _name, _file, _fault, _options in _MHAS:

@@ -10,7 +10,15 @@ import pytest
 
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import (
-    ArrayOutput, CaseError, CaseResult, Output, RunPaths, ShardWriter, iter_results, load_array)
+    ArrayOutput,
+    CaseError,
+    CaseResult,
+    Output,
+    RunPaths,
+    ShardWriter,
+    iter_results,
+    load_array,
+)
 
 HERE = Path(__file__).parent
 RUN, PLAN = "20260101-toy-abcd", "d" * 64
@@ -37,8 +45,13 @@ def write(chunk, first, count, fault=lambda step: None, shape=(20, 30)):
 
 def child(script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + script, *map(str, arguments)], cwd=HERE.parent, text=True,
-        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [sys.executable, "-c", PRELUDE + script, *map(str, arguments)],
+        cwd=HERE.parent,
+        text=True,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def ran(script: str, *arguments: object, **environment: str) -> str:
@@ -55,14 +68,24 @@ def paths(tmp_path: Path) -> RunPaths:
     return made
 
 
-def result(index: int, error: CaseError | None = None, outputs: tuple[Output, ...] = (),
-           attempts: int = 1, seconds: float = 0.5) -> CaseResult:
+def result(
+    index: int,
+    error: CaseError | None = None,
+    outputs: tuple[Output, ...] = (),
+    attempts: int = 1,
+    seconds: float = 0.5,
+) -> CaseResult:
     status = "done" if error is None else "failed"
     return CaseResult(f"case-{index}", index, status, outputs, seconds, attempts, error, (), "host", 1.0)
 
 
-def write(paths: RunPaths, chunk: Chunk, generation: int = 0, failed: tuple[int, ...] = (),
-          only: tuple[int, ...] | None = None) -> bool:
+def write(
+    paths: RunPaths,
+    chunk: Chunk,
+    generation: int = 0,
+    failed: tuple[int, ...] = (),
+    only: tuple[int, ...] | None = None,
+) -> bool:
     with ShardWriter(paths, RUN, PLAN, chunk.index, generation) as shard:
         for i in only or range(chunk.first, chunk.first + chunk.count):
             if i in failed:

@@ -41,7 +41,11 @@ def in_contribution(code: str, *arguments: str, **environment: str) -> list[Any]
     """What code prints, a JSON value per line, with the engine and the contribution on the path."""
     python_path = os.pathsep.join([str(ROOT / "engine"), str(SRC)])
     done = subprocess.run(
-        [sys.executable, "-B", "-c", code, *arguments], cwd=SRC, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-B", "-c", code, *arguments],
+        cwd=SRC,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": python_path, **environment},
     )
     assert done.returncode == 0, done.stderr
@@ -225,8 +229,11 @@ def variants(original: Path, folder: Path) -> list[Path]:
     sixteen_bit = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     on_transparency = Image.merge("LA", (Image.new("L", grey.size, 255), grey))
     forms = {
-        "rgb.png": grey.convert("RGB"), "palette.png": grey.convert("P"), "alpha.png": on_transparency,
-        "16.png": sixteen_bit, "small.png": grey.resize((8, 8), Image.Resampling.BOX),
+        "rgb.png": grey.convert("RGB"),
+        "palette.png": grey.convert("P"),
+        "alpha.png": on_transparency,
+        "16.png": sixteen_bit,
+        "small.png": grey.resize((8, 8), Image.Resampling.BOX),
         "-large é\n.png": grey.resize((640, 640)),
     }
     for name, image in forms.items():

@@ -13,8 +13,18 @@ import numpy as np
 import pytest
 
 from modelhub_hpc.errors import InputError
-from modelhub_hpc.inputs import (InputLimits, accepts, check, geometry, identity, mime, non_finite,
-                                 series_files, series_of, shown)
+from modelhub_hpc.inputs import (
+    InputLimits,
+    accepts,
+    check,
+    geometry,
+    identity,
+    mime,
+    non_finite,
+    series_files,
+    series_of,
+    shown,
+)
 from modelhub_hpc.registry import InputSpec
 
 LIMITS = InputLimits()
@@ -47,6 +57,7 @@ def test_every_hostile_input_is_judged(name: str, tmp_path: Path) -> None:
 def test_messages_carry_their_evidence(tmp_path: Path) -> None:
     def text(name: str) -> str:
         return str(fault(hostile.make(name, tmp_path).path))
+
     assert "not a PNG: starts with b'patient 12: '" in text("text_named_png")
     assert "its header announces 2,272 bytes, 900 are there" in text("nii_truncated")
     assert "a link to nowhere.png, which does not exist" in text("link_dangling")
@@ -58,15 +69,27 @@ def test_messages_carry_their_evidence(tmp_path: Path) -> None:
 
 
 def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
-    names = ("png_bomb", "png_small_header_bomb", "nii_bomb", "nii_hidden_bomb", "npz_bomb",
-             "npy_huge_header", "nii_huge_dims", "nrrd_huge", "dicom_huge_frames", "dicom_deflated_bomb")
+    names = (
+        "png_bomb",
+        "png_small_header_bomb",
+        "nii_bomb",
+        "nii_hidden_bomb",
+        "npz_bomb",
+        "npy_huge_header",
+        "nii_huge_dims",
+        "nrrd_huge",
+        "dicom_huge_frames",
+        "dicom_deflated_bomb",
+    )
     paths = [hostile.make(name, tmp_path).path for name in names]
-    code = ("import sys\nfrom modelhub_hpc.inputs import check, InputLimits\n"
-            "from modelhub_hpc.errors import InputError\n"
-            "for path in sys.argv[1:]:\n"
-            "    try: check(path, InputLimits())\n    except InputError as error: pass\n"
-            # not ru_maxrss, which counts what the parent held when it forked
-            "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])")
+    code = (
+        "import sys\nfrom modelhub_hpc.inputs import check, InputLimits\n"
+        "from modelhub_hpc.errors import InputError\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: check(path, InputLimits())\n    except InputError as error: pass\n"
+        # not ru_maxrss, which counts what the parent held when it forked
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
     root = Path(__file__).resolve().parents[1]
     start = time.monotonic()
     command = [sys.executable, "-c", code, *paths]
@@ -88,7 +111,7 @@ def test_a_small_png_costs_little(tmp_path: Path) -> None:
 def test_no_cut_png_passes(cut: int, tmp_path: Path) -> None:
     data = hostile.png((20, 20), "RGB")
     path = tmp_path / "cut.png"
-    path.write_bytes(data[:len(data) * cut // 60])
+    path.write_bytes(data[: len(data) * cut // 60])
     assert fault(path).kind == "truncated" if cut > 1 else fault(path).kind in ("truncated", "damaged")
 
 
@@ -96,23 +119,53 @@ def test_no_flipped_bit_in_a_png_passes(tmp_path: Path) -> None:
     data = hostile.png((6, 6))
     path = tmp_path / "flip.png"
     for at in range(8, len(data)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1:])
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
         assert fault(path).kind in ("damaged", "truncated", "too-big"), at
 
 
-@pytest.mark.parametrize("maker", ["nii_ok", "nii_gz_ok", "dicom_ok", "dicom_rle_ok", "npy_ok", "npz_ok",
-                                   "nrrd_ok", "nrrd_gzip_ok", "mha_ok", "mha_packed_ok", "jpg_ok"])
+@pytest.mark.parametrize(
+    "maker",
+    [
+        "nii_ok",
+        "nii_gz_ok",
+        "dicom_ok",
+        "dicom_rle_ok",
+        "npy_ok",
+        "npz_ok",
+        "nrrd_ok",
+        "nrrd_gzip_ok",
+        "mha_ok",
+        "mha_packed_ok",
+        "jpg_ok",
+    ],
+)
 def test_a_cut_file_never_passes_and_never_crashes(maker: str, tmp_path: Path) -> None:
     sound = Path(hostile.make(maker, tmp_path).path)
     data = sound.read_bytes()
     for cut in range(1, 40):
-        sound.write_bytes(data[:len(data) * cut // 40])
+        sound.write_bytes(data[: len(data) * cut // 40])
         fault(sound)
 
 
-@pytest.mark.parametrize("maker", ["nii_ok", "nii_gz_ok", "nii_pair_ok", "dicom_ok", "dicom_rle_ok", "npy_ok",
-                                   "npz_ok", "nrrd_ok", "mha_ok", "jpg_ok", "gif_ok", "tif_ok",
-                                   "bmp_ok", "webp_ok"])
+@pytest.mark.parametrize(
+    "maker",
+    [
+        "nii_ok",
+        "nii_gz_ok",
+        "nii_pair_ok",
+        "dicom_ok",
+        "dicom_rle_ok",
+        "npy_ok",
+        "npz_ok",
+        "nrrd_ok",
+        "mha_ok",
+        "jpg_ok",
+        "gif_ok",
+        "tif_ok",
+        "bmp_ok",
+        "webp_ok",
+    ],
+)
 def test_noise_in_the_header_is_at_most_an_input_error(maker: str, tmp_path: Path) -> None:
     sound = Path(hostile.make(maker, tmp_path).path)
     data = sound.read_bytes()
@@ -213,6 +266,7 @@ def test_series_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_uid_inside_a_sequence_is_not_the_series(tmp_path: Path) -> None:
     from pydicom import Dataset, Sequence
+
     inner = Dataset()
     inner.SeriesInstanceUID = "9.9.9"
     path = str(tmp_path / "a.dcm")
@@ -223,19 +277,37 @@ def test_a_uid_inside_a_sequence_is_not_the_series(tmp_path: Path) -> None:
 
 
 def test_mime_goes_by_the_name_alone() -> None:
-    names = {"a.PNG": "image/png", "a.jfif": "image/jpeg", "a.nii": "application/nii", "x/a.b.nii.gz":
-             "application/nii-gzip", "a.ima": "application/dicom", "a.npz": "application/octet-stream",
-             "a.gz": None, "a": None, ".png": None, "a.txt": None}
+    names = {
+        "a.PNG": "image/png",
+        "a.jfif": "image/jpeg",
+        "a.nii": "application/nii",
+        "x/a.b.nii.gz": "application/nii-gzip",
+        "a.ima": "application/dicom",
+        "a.npz": "application/octet-stream",
+        "a.gz": None,
+        "a": None,
+        ".png": None,
+        "a.txt": None,
+    }
     assert {name: mime(f"/nowhere/{name}") for name in names} == names
 
 
-@pytest.mark.parametrize(("formats", "name", "takes"), [
-    (("image/jpg",), "a.jpeg", True), (("image/jpeg",), "a.jpg", True), (("image/png",), "a.jpg", False),
-    (("application/nii",), "a.nii.gz", True), (("application/nii-gzip",), "a.nii", True),
-    ((), "a.nrrd", True),
-    ((), "a.txt", False), (("image/*",), "a.webp", True), (("image/*",), "a.nii", False),
-    (("IMAGE/PNG ",), "a.png", True), (("application/octet-stream",), "a.npy", True),
-])
+@pytest.mark.parametrize(
+    ("formats", "name", "takes"),
+    [
+        (("image/jpg",), "a.jpeg", True),
+        (("image/jpeg",), "a.jpg", True),
+        (("image/png",), "a.jpg", False),
+        (("application/nii",), "a.nii.gz", True),
+        (("application/nii-gzip",), "a.nii", True),
+        ((), "a.nrrd", True),
+        ((), "a.txt", False),
+        (("image/*",), "a.webp", True),
+        (("image/*",), "a.nii", False),
+        (("IMAGE/PNG ",), "a.png", True),
+        (("application/octet-stream",), "a.npy", True),
+    ],
+)
 def test_accepts_modelhubs_spellings(formats: tuple[str, ...], name: str, takes: bool) -> None:
     assert accepts(spec(*formats), f"/nowhere/{name}") is takes
 

@@ -16,7 +16,10 @@ INSTALL = ROOT / "hpc" / "install.sh"
 BUILD_IMAGE = ROOT / "recipes" / "onnxruntime" / "build_image.sh"
 # What a set-up would change
 TOUCHED = (
-    "/usr/bin/apptainer", "/etc/apptainer", "/opt/modelhub-hpc/apptainer", "/dev/fuse",
+    "/usr/bin/apptainer",
+    "/etc/apptainer",
+    "/opt/modelhub-hpc/apptainer",
+    "/dev/fuse",
     "/var/lib/dpkg/status",
 )
 
@@ -27,7 +30,11 @@ def run(*command: str | Path, path: Path | None = None) -> Done:
     """Runs a command without a terminal; path replaces PATH."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", **({"PATH": str(path)} if path else {})}
     return subprocess.run(
-        [str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env=environment,
     )
 
@@ -119,9 +126,16 @@ def test_without_agreement_it_names_everything_and_does_nothing(bare_path: Path)
     before = fingerprints()
     done = run(INSTALL, path=bare_path)
     assert done.returncode == 5
-    for named in ("apptainer (sid)", "libc6 (trixie)", "libseccomp2 (trixie)", "libsqlite3-0 (trixie)",
-                  "/usr/bin/apptainer ", "/etc/apptainer/ ", "/opt/modelhub-hpc/apptainer/lib/ ",
-                  "/var/lib/apptainer/mnt/session"):
+    for named in (
+        "apptainer (sid)",
+        "libc6 (trixie)",
+        "libseccomp2 (trixie)",
+        "libsqlite3-0 (trixie)",
+        "/usr/bin/apptainer ",
+        "/etc/apptainer/ ",
+        "/opt/modelhub-hpc/apptainer/lib/ ",
+        "/var/lib/apptainer/mnt/session",
+    ):
         assert f"    {named}" in done.stdout, named
     assert f"run: {INSTALL} --yes" in done.stderr
     assert fingerprints() == before
@@ -134,7 +148,11 @@ def test_no_is_taken_for_an_answer(bare_path: Path) -> None:
     driver, terminal = pty.openpty()
     os.write(driver, b"n\n")
     done = subprocess.run(
-        [str(INSTALL)], stdin=terminal, capture_output=True, text=True, timeout=60,
+        [str(INSTALL)],
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={**os.environ, "PATH": str(bare_path)},
     )
     os.close(driver)
@@ -162,8 +180,19 @@ def test_other_hosts_are_told_the_right_command_and_left_alone(
     (tmp_path / "os-release").write_text(release + "\nPRETTY_NAME='Another System'\n", encoding="utf-8")
     before = fingerprints()
     inside = 'mount --bind "$1" /etc/os-release && exec "$2" --yes'
-    done = run("unshare", "--user", "--map-root-user", "--mount", "bash", "-c", inside, "-",
-               tmp_path / "os-release", INSTALL, path=bare_path)
+    done = run(
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "bash",
+        "-c",
+        inside,
+        "-",
+        tmp_path / "os-release",
+        INSTALL,
+        path=bare_path,
+    )
     assert done.returncode == 5, done.stdout + done.stderr
     assert "here is Another System" in done.stderr and OTHER_HOSTS[release] in done.stderr
     assert fingerprints() == before
@@ -172,13 +201,16 @@ def test_other_hosts_are_told_the_right_command_and_left_alone(
 # ---- the recipe ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((), "no output file given"),
-    (("--output", "x.tar"), "unknown option '--output'"),
-    (("--mirror",), "--mirror needs a URI"),
-    (("a.tar", "b.tar"), "one output file is wanted, got 'a.tar' and 'b.tar'"),
-    (("/no such folder/a.tar",), "no such folder: /no such folder"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no output file given"),
+        (("--output", "x.tar"), "unknown option '--output'"),
+        (("--mirror",), "--mirror needs a URI"),
+        (("a.tar", "b.tar"), "one output file is wanted, got 'a.tar' and 'b.tar'"),
+        (("/no such folder/a.tar",), "no such folder: /no such folder"),
+    ],
+)
 def test_recipe_refuses_wrong_use(arguments: tuple[str, ...], message: str) -> None:
     done = run(BUILD_IMAGE, *arguments)
     assert done.returncode == 2 and message in done.stderr

@@ -58,8 +58,13 @@ print(sum(owner.is_current() for owner in owners), flush=True)
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], cwd=ROOT, text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -181,9 +186,15 @@ def keep_beating(owner: Owner, until: threading.Event) -> None:
         owner.beat()
 
 
-@pytest.mark.parametrize("elsewhere", [
-    {"host": "node7", "boot_id": "another"}, {"pid_namespace": "pid:[1]", "pid": 2**30},
-    {"uid": 4242, "pid": 2**30}], ids=["host", "container", "user"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"host": "node7", "boot_id": "another"},
+        {"pid_namespace": "pid:[1]", "pid": 2**30},
+        {"uid": 4242, "pid": 2**30},
+    ],
+    ids=["host", "container", "user"],
+)
 def test_a_driver_out_of_sight_lives_while_its_heart_beats(paths, elsewhere):
     first = acquire(paths, 0.2)
     rewrite(paths, **elsewhere)

@@ -58,9 +58,11 @@ def invalid(act: Callable[[], object]) -> str:
 
 # Folders, patterns and files
 
+
 def test_a_folder_gives_its_files_in_natural_order(tmp_path: Path) -> None:
-    touch(tmp_path, "s10.png", "s2.png", "s1.png", "b/s1.PNG", "notes.txt", "more.txt", ".no.png",
-          ".git/x.png")
+    touch(
+        tmp_path, "s10.png", "s2.png", "s1.png", "b/s1.PNG", "notes.txt", "more.txt", ".no.png", ".git/x.png"
+    )
     found = find_cases([str(tmp_path)], PNG, NONE)
     assert ids(found) == ["b_s1", "s1", "s2", "s10"]
     assert found.cases[1].path == str(tmp_path / "s1.png")
@@ -75,11 +77,17 @@ def test_paths_are_taken_from_the_working_folder(tmp_path: Path) -> None:
     assert find_cases(["-rf.png"], PNG, tmp_path).cases[0].id.startswith("_rf-")
 
 
-@pytest.mark.parametrize(("pattern", "expected"), [
-    ("*.png", ["top"]), ("p*/*.png", ["p1_a", "p2_a"]), ("**/*.png", ["p1_a", "p1_deep_b", "p2_a", "top"]),
-    ("p*", ["p1_a", "p1_deep_b", "p2_a"]), ("p[1]/**", ["p1_a", "p1_deep_b"]),
-    ("p1/?.png", ["a"]),
-])
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.png", ["top"]),
+        ("p*/*.png", ["p1_a", "p2_a"]),
+        ("**/*.png", ["p1_a", "p1_deep_b", "p2_a", "top"]),
+        ("p*", ["p1_a", "p1_deep_b", "p2_a"]),
+        ("p[1]/**", ["p1_a", "p1_deep_b"]),
+        ("p1/?.png", ["a"]),
+    ],
+)
 def test_patterns(pattern: str, expected: list[str], tmp_path: Path) -> None:
     touch(tmp_path, "top.png", "p1/a.png", "p1/deep/b.png", "p2/a.png", "p1/.no/c.png")
     assert ids(find_cases([pattern], PNG, tmp_path)) == expected
@@ -87,7 +95,7 @@ def test_patterns(pattern: str, expected: list[str], tmp_path: Path) -> None:
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
     touch(tmp_path, "a[1].png", "a1.png")
-    case, = find_cases(["a[1].png"], PNG, tmp_path).cases
+    (case,) = find_cases(["a[1].png"], PNG, tmp_path).cases
     assert case.path == str(tmp_path / "a[1].png")
 
 
@@ -97,8 +105,9 @@ def test_the_order_of_arguments_changes_nothing(tmp_path: Path) -> None:
     first, second = find_cases(named, PNG, NONE), find_cases(named[::-1], PNG, NONE)
     assert first == second
     assert len(set(ids(first))) == len(first.cases) == 3
-    assert {case.path for case in first.cases} == {str(tmp_path / f"{p}.png")
-                                                   for p in ("x/train/a", "y/train/a", "y/train/b")}
+    assert {case.path for case in first.cases} == {
+        str(tmp_path / f"{p}.png") for p in ("x/train/a", "y/train/a", "y/train/b")
+    }
 
 
 def test_links_are_followed_to_files_and_not_to_folders(tmp_path: Path) -> None:
@@ -147,6 +156,7 @@ def test_a_hundred_thousand_files_take_seconds(tmp_path: Path) -> None:
 
 # DICOM
 
+
 def test_a_series_is_one_case_for_a_model_of_volumes(tmp_path: Path) -> None:
     hostile.dicom_series(str(tmp_path / "p1" / "ct"), "1.1")
     hostile.dicom_series(str(tmp_path / "p2"), "1.2", count=1)
@@ -184,6 +194,7 @@ def test_what_is_no_image_and_what_is_spread_is_told(tmp_path: Path) -> None:
 
 # Several inputs per case
 
+
 def test_a_folder_per_case(tmp_path: Path) -> None:
     touch(tmp_path, *(f"p1/{key}.nii.gz" for key in ("t1", "t1c", "t2", "flair", "seg")))
     touch(tmp_path, *(f"BraTS20_002/BraTS20_002_{key}.nii.gz" for key in "t1 t1ce t2 flair seg".split()))
@@ -213,6 +224,7 @@ def test_a_folder_with_missing_or_doubtful_inputs_is_told(tmp_path: Path) -> Non
 
 # Tables
 
+
 def write(path: Path, text: str, encoding: str = "utf-8") -> str:
     path.write_text(text, encoding=encoding, newline="")
     return str(path)
@@ -229,32 +241,47 @@ def test_a_csv_of_one_input(column: str, tmp_path: Path) -> None:
     assert second == Case("P2", (("single", "/gone/b.png"),), (), 0, 0)
 
 
-@pytest.mark.parametrize("text", [
-    "\ufeffcase_id,input\r\na,x.png\r\n", "case_id;input\na;x.png\n", "case_id\tinput\na\tx.png\n",
-    '"case_id";"input"\n"a";"x.png"\n\n;\n', "input,case_id\nx.png,a\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffcase_id,input\r\na,x.png\r\n",
+        "case_id;input\na;x.png\n",
+        "case_id\tinput\na\tx.png\n",
+        '"case_id";"input"\n"a";"x.png"\n\n;\n',
+        "input,case_id\nx.png,a\n",
+    ],
+)
 def test_spreadsheet_habits_are_understood(text: str, tmp_path: Path) -> None:
-    case, = find_cases([write(tmp_path / "t.csv", text)], PNG, NONE).cases
+    (case,) = find_cases([write(tmp_path / "t.csv", text)], PNG, NONE).cases
     assert (case.id, case.path) == ("a", str(tmp_path / "x.png"))
 
 
 def test_a_csv_of_several_inputs(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "case_id,t2,t1,flair,t1c\na,2.nii.gz,1.nii.gz,f.nii.gz,1c.nii.gz\n")
-    case, = find_cases([table], BRATS, NONE).cases
+    (case,) = find_cases([table], BRATS, NONE).cases
     assert [(key, Path(path).name) for key, path in case.inputs] == [
-        ("t1", "1.nii.gz"), ("t1c", "1c.nii.gz"), ("t2", "2.nii.gz"), ("flair", "f.nii.gz")]
+        ("t1", "1.nii.gz"),
+        ("t1c", "1c.nii.gz"),
+        ("t2", "2.nii.gz"),
+        ("flair", "f.nii.gz"),
+    ]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("case_id,inputs\na,b\n", "line 1: no column 'input'"), ("id,input\na,b\n", "line 1: no column case_id"),
-    ("", "line 1: no column case_id; found nothing"),
-    ("case_id,input,input\n", "column 'input' stands there twice"),
-    ("case_id,input\na,b\na,c\n", "line 3: case_id 'a' stands on line 2 already"),
-    ("case_id,input\na,b\n\nb,\n", "line 4: no path in column 'input'"),
-    ("case_id,input\n ,b\n", "line 2: no case_id"),
-    ('case_id,input\n"x\ny",b\nc,d,e\n', "line 4: 3 columns, but the first line names 2"),
-    ('case_id,input\na,"b\n', "not a CSV row"), ("case_id,input\na\n", "line 2: 1 columns"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id,inputs\na,b\n", "line 1: no column 'input'"),
+        ("id,input\na,b\n", "line 1: no column case_id"),
+        ("", "line 1: no column case_id; found nothing"),
+        ("case_id,input,input\n", "column 'input' stands there twice"),
+        ("case_id,input\na,b\na,c\n", "line 3: case_id 'a' stands on line 2 already"),
+        ("case_id,input\na,b\n\nb,\n", "line 4: no path in column 'input'"),
+        ("case_id,input\n ,b\n", "line 2: no case_id"),
+        ('case_id,input\n"x\ny",b\nc,d,e\n', "line 4: 3 columns, but the first line names 2"),
+        ('case_id,input\na,"b\n', "not a CSV row"),
+        ("case_id,input\na\n", "line 2: 1 columns"),
+    ],
+)
 def test_a_wrong_csv_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", text)
     assert message in invalid(lambda: find_cases([table], PNG, NONE))
@@ -280,21 +307,30 @@ def test_a_runs_manifest_is_a_table_too(tmp_path: Path) -> None:
 
 
 def test_modelhubs_json(tmp_path: Path) -> None:
-    patient = {"format": ["application/json"], **{key: {"format": ["x"], "fileurl": f"in/{key}.nii.gz"}
-                                                  for key in ("t1", "t1c", "t2", "flair")}}
+    patient = {
+        "format": ["application/json"],
+        **{key: {"format": ["x"], "fileurl": f"in/{key}.nii.gz"} for key in ("t1", "t1c", "t2", "flair")},
+    }
     alone = write(tmp_path / "sample.json", json.dumps(patient))
-    case, = find_cases([alone], BRATS, NONE).cases
+    (case,) = find_cases([alone], BRATS, NONE).cases
     assert case.id == "sample"
     assert dict(case.inputs)["t1"] == str(tmp_path / "in" / "t1.nii.gz")
     several = write(tmp_path / "all.json", json.dumps([patient, {**patient, "case_id": "P9"}]))
     assert ids(find_cases([several], BRATS, NONE)) == ["all_1", "P9"]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "not valid JSON"), ("[3]", "not an object of inputs"), ('{"t1": {}}', 'needs "t1"'),
-    ('{"t1": {"fileurl": "https://example.org/a.nii.gz"}}', "fetch it first"), ("[]", "No case found"),
-    ('{"t1": {"fileurl": "\\ud800"}}', "can't be a file name"), ("[" * 100000, "not valid JSON"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[3]", "not an object of inputs"),
+        ('{"t1": {}}', 'needs "t1"'),
+        ('{"t1": {"fileurl": "https://example.org/a.nii.gz"}}', "fetch it first"),
+        ("[]", "No case found"),
+        ('{"t1": {"fileurl": "\\ud800"}}', "can't be a file name"),
+        ("[" * 100000, "not valid JSON"),
+    ],
+)
 def test_a_wrong_json_is_told(text: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", text)
     single = model(InputSpec("t1", (), (), ""))
@@ -303,8 +339,13 @@ def test_a_wrong_json_is_told(text: str, message: str, tmp_path: Path) -> None:
 
 # Ids
 
-paths = st.text(st.characters(codec=None, exclude_characters="\0/", exclude_categories=()).filter(
-    lambda c: not "\ud800" <= c <= "\udfff" or "\udc80" <= c <= "\udcff"), min_size=1, max_size=120)
+paths = st.text(
+    st.characters(codec=None, exclude_characters="\0/", exclude_categories=()).filter(
+        lambda c: not "\ud800" <= c <= "\udfff" or "\udc80" <= c <= "\udcff"
+    ),
+    min_size=1,
+    max_size=120,
+)
 
 
 @given(st.lists(paths, unique=True, min_size=1, max_size=30))
@@ -321,21 +362,39 @@ def test_plain_names_stay_and_changed_ones_say_so() -> None:
     assert case_ids(["p1/t1", "a.b-c_d"], ["1", "2"]) == ["p1_t1", "a.b-c_d"]
     found = case_ids(["a b", "A", "a", "x" * 200, "x" * 199, "a/b", "a_b"], list("1234567"))
     assert [re.sub("-[0-9a-f]{6}$", "-#", each) for each in found] == [
-        "a_b-#", "A-#", "a-#", "x" * 73 + "-#", "x" * 73 + "-#", "a_b-#", "a_b-#"]
+        "a_b-#",
+        "A-#",
+        "a-#",
+        "x" * 73 + "-#",
+        "x" * 73 + "-#",
+        "a_b-#",
+        "a_b-#",
+    ]
     assert len(set(found)) == 7
-    many = case_ids([chr(0x4E00 + i % 20000) + chr(0x4E00 + i // 20000) for i in range(60_000)],
-                    [str(i) for i in range(60_000)])
+    many = case_ids(
+        [chr(0x4E00 + i % 20000) + chr(0x4E00 + i // 20000) for i in range(60_000)],
+        [str(i) for i in range(60_000)],
+    )
     assert len(set(many)) == 60_000
     assert "the same in everything" in invalid(lambda: case_ids(["a", "a"], ["1", "1"]))
 
 
 # Manifest
 
-cases = st.builds(Case, id=st.from_regex("[a-z]{1,9}", fullmatch=True),
-                  inputs=st.tuples(st.tuples(st.just("t1"), paths), st.tuples(st.just("input"), paths)),
-                  columns=st.lists(st.tuples(st.sampled_from(["site", "age,", 'x"', "é"]), paths), max_size=3,
-                                   unique_by=lambda pair: pair[0]).map(sorted).map(tuple),
-                  input_bytes=st.integers(0, 2**62), input_mtime_ns=st.integers(-2**62, 2**62))
+cases = st.builds(
+    Case,
+    id=st.from_regex("[a-z]{1,9}", fullmatch=True),
+    inputs=st.tuples(st.tuples(st.just("t1"), paths), st.tuples(st.just("input"), paths)),
+    columns=st.lists(
+        st.tuples(st.sampled_from(["site", "age,", 'x"', "é"]), paths),
+        max_size=3,
+        unique_by=lambda pair: pair[0],
+    )
+    .map(sorted)
+    .map(tuple),
+    input_bytes=st.integers(0, 2**62),
+    input_mtime_ns=st.integers(-(2**62), 2**62),
+)
 
 
 @given(st.lists(cases, max_size=12), st.integers(0, 12), st.integers(0, 12))
@@ -347,7 +406,7 @@ def test_a_manifest_gives_back_what_was_written(rows: list[Case], first: int, co
         kept = Manifest.open(path)
         assert len(kept) == len(rows) and kept.keys == ("t1", "input") and kept.digest == written.digest
         assert [sort(case) for case in kept.cases()] == rows
-        assert [sort(case) for case in kept.cases(first, count)] == rows[first:first + count]
+        assert [sort(case) for case in kept.cases(first, count)] == rows[first : first + count]
         assert sorted(os.listdir(folder)) == ["manifest.csv", "manifest.csv.offsets.npy"]
 
 
@@ -374,8 +433,12 @@ def test_a_manifest_is_published_once_and_whole(tmp_path: Path) -> None:
 def test_the_index_is_made_anew_when_absent_stale_or_broken(tmp_path: Path) -> None:
     path, index = tmp_path / "manifest.csv", tmp_path / "manifest.csv.offsets.npy"
     Manifest.write(path, [row(i) for i in range(50)], ["single"])
-    for spoil in (index.unlink, lambda: index.write_bytes(b"junk"), lambda: index.write_bytes(b""),
-                  lambda: os.utime(path, ns=(5, 5))):
+    for spoil in (
+        index.unlink,
+        lambda: index.write_bytes(b"junk"),
+        lambda: index.write_bytes(b""),
+        lambda: os.utime(path, ns=(5, 5)),
+    ):
         spoil()
         assert Manifest.open(path).cases(30, 2) == [row(30), row(31)]
     assert Manifest.open(path, tmp_path / "elsewhere.npy").cases(49, 9) == [row(49)]
@@ -403,6 +466,7 @@ def test_rows_of_a_large_manifest_come_at_once(tmp_path: Path) -> None:
 
 # Chunks
 
+
 @given(st.integers(0, 5000), st.none() | st.floats(0.0001, 1000), st.integers(1, 64), st.booleans())
 @settings(deadline=None)
 def test_chunks_cover_every_case_once(n: int, seconds: float | None, workers: int, probe: bool) -> None:
@@ -424,6 +488,7 @@ def test_chunks_are_about_thirty_seconds() -> None:
 
 
 # What a container must see
+
 
 def at(*paths: Path | str) -> list[Case]:
     return [Case(f"c{i}", (("single", os.fspath(path)),), (), 0, 0) for i, path in enumerate(paths)]

@@ -13,8 +13,23 @@ from shardkit import PLAN, RUN, CHUNKS, paths, result
 from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.plan.manifest import Case
 from modelhub_hpc.record import (
-    CaseError, CaseResult, FailureKind, Output, RunFacts, RunPaths, ShardWriter, build_record, publish_json,
-    Count, Tally, publish_text, replace_json, scan, write_failures_csv, write_results_csv)
+    CaseError,
+    CaseResult,
+    FailureKind,
+    Output,
+    RunFacts,
+    RunPaths,
+    ShardWriter,
+    build_record,
+    publish_json,
+    Count,
+    Tally,
+    publish_text,
+    replace_json,
+    scan,
+    write_failures_csv,
+    write_results_csv,
+)
 from modelhub_hpc.registry import OutputSpec
 from modelhub_hpc.runfolder import replacing
 
@@ -23,16 +38,30 @@ __all__ = ["paths"]
 texts = st.text(st.characters(codec=None), max_size=30)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
 outputs = st.builds(
-    Output, texts, texts, texts, st.lists(st.integers(0, 9), max_size=3).map(tuple), json_values,
-    st.none() | texts, st.none() | texts)
+    Output,
+    texts,
+    texts,
+    texts,
+    st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    json_values,
+    st.none() | texts,
+    st.none() | texts,
+)
 errors = st.builds(CaseError, st.sampled_from(list(FailureKind)), texts, texts)
 
 
 @settings(deadline=None, database=None)
-@given(texts, st.integers(0, 2**40), st.lists(outputs, max_size=3).map(tuple), st.none() | errors,
-       st.lists(texts | st.just("3 non-finite values (NaN) became null"), max_size=2).map(tuple))
+@given(
+    texts,
+    st.integers(0, 2**40),
+    st.lists(outputs, max_size=3).map(tuple),
+    st.none() | errors,
+    st.lists(texts | st.just("3 non-finite values (NaN) became null"), max_size=2).map(tuple),
+)
 def test_a_result_survives_its_line_whatever_its_names(case_id, index, made, error, notes):
     status = "done" if error is None else "failed"
     before = CaseResult(case_id, index, status, made, 0.1 + 0.2, 2, error, notes, "host\n", 1e9 + 0.1)
@@ -107,18 +136,26 @@ def test_a_run_folder_that_went_away_is_not_made_again(paths):
 
 
 def cases(count: int) -> list[Case]:
-    return [Case(f"case-{i}", (("single", f"/data/\udcff,{i}\n.png"),), (("truth", str(i)),)[:i], 1, 1)
-            for i in range(count)]
+    return [
+        Case(f"case-{i}", (("single", f"/data/\udcff,{i}\n.png"),), (("truth", str(i)),)[:i], 1, 1)
+        for i in range(count)
+    ]
 
 
-SPECS = [OutputSpec("classes", "label_list", ""), OutputSpec("status", "vector", ""),
-         OutputSpec("m", "mask_image", "")]
+SPECS = [
+    OutputSpec("classes", "label_list", ""),
+    OutputSpec("status", "vector", ""),
+    OutputSpec("m", "mask_image", ""),
+]
 
 
 def answers(best: str) -> tuple[Output, ...]:
     labels = [{"label": "no", "probability": None}, {"label": best, "probability": 0.9}]
-    return (Output("classes", "label_list", "", (2,), labels), Output("status", "vector", "", (2,), [1, 2.5]),
-            Output("m", "mask_image", "", (3,), None, "c000000.x.h5:/case-0/m", "uint8"))
+    return (
+        Output("classes", "label_list", "", (2,), labels),
+        Output("status", "vector", "", (2,), [1, 2.5]),
+        Output("m", "mask_image", "", (3,), None, "c000000.x.h5:/case-0/m", "uint8"),
+    )
 
 
 def table(path: Path) -> list[list[str]]:
@@ -131,10 +168,30 @@ def test_results_csv_has_a_row_for_every_case(paths):
     found = [result(0, outputs=answers("yes")), failed, result(3, outputs=answers("\ud800"))]
     write_results_csv(paths.results_csv, cases(5), found, SPECS, ["truth"])
     rows = table(paths.results_csv)
-    assert rows[0] == ["case_id", "status", "seconds", "attempts", "input", "truth", "classes",
-                       "classes_probability", "status_2", "m"]
-    assert rows[1] == ["case-0", "done", "0.5", "1", "/data/\udcff,0\n.png", "", "yes", "0.9", "[1, 2.5]",
-                       "c000000.x.h5:/case-0/m"]
+    assert rows[0] == [
+        "case_id",
+        "status",
+        "seconds",
+        "attempts",
+        "input",
+        "truth",
+        "classes",
+        "classes_probability",
+        "status_2",
+        "m",
+    ]
+    assert rows[1] == [
+        "case-0",
+        "done",
+        "0.5",
+        "1",
+        "/data/\udcff,0\n.png",
+        "",
+        "yes",
+        "0.9",
+        "[1, 2.5]",
+        "c000000.x.h5:/case-0/m",
+    ]
     assert rows[2] == ["case-1", "pending", "", "", "/data/\udcff,1\n.png", "1", "", "", "", ""]
     assert rows[3][:4] == ["case-2", "failed", "0.5", "2"] and rows[4][6] == "\\ud800"
     assert [len(row) for row in rows] == [10] * 6
@@ -145,12 +202,16 @@ def test_results_csv_has_a_row_for_every_case(paths):
 
 def test_failures_csv_says_why(paths):
     trace = "Traceback (most recent call last):\n  File x\nValueError: no\n"
-    found = [result(0), result(1, CaseError("model", "ValueError: no", trace), attempts=2),
-             result(2, CaseError("crash", "died", "\nsignal 11\nmore"))]
+    found = [
+        result(0),
+        result(1, CaseError("model", "ValueError: no", trace), attempts=2),
+        result(2, CaseError("crash", "died", "\nsignal 11\nmore")),
+    ]
     write_failures_csv(paths.failures_csv, cases(3), found)
     assert table(paths.failures_csv)[1:] == [
         ["case-1", "/data/\udcff,1\n.png", "model", "ValueError: no", "2", "ValueError: no"],
-        ["case-2", "/data/\udcff,2\n.png", "crash", "died", "1", "signal 11"]]
+        ["case-2", "/data/\udcff,2\n.png", "crash", "died", "1", "signal 11"],
+    ]
 
 
 def test_the_record_counts_what_the_results_say():
@@ -161,6 +222,11 @@ def test_the_record_counts_what_the_results_say():
     assert record["counts"] == {"cases": 20, "done": 11, "failed": 1, "pending": 8, "retried": 1}
     assert record["failures"] == {"memory": 1} and record["ended"] == "1970-01-01T00:01:00Z"
     assert record["seconds_per_case"] == {
-        "total": 55.0, "mean": 5.0, "median": 5.0, "p95": 9.5, "longest": 10}
+        "total": 55.0,
+        "mean": 5.0,
+        "median": 5.0,
+        "p95": 9.5,
+        "longest": 10,
+    }
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert build_record(facts, counted([], 2))["seconds_per_case"] is None

@@ -14,8 +14,17 @@ from shardkit import CHUNKS, PLAN, RUN, check_all, child, files, paths, ran, res
 from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import (
-    ArrayOutput, CaseResult, Output, ShardInvalid, ShardWriter, iter_results, load_array, read_shard, scan,
-    sweep_orphans)
+    ArrayOutput,
+    CaseResult,
+    Output,
+    ShardInvalid,
+    ShardWriter,
+    iter_results,
+    load_array,
+    read_shard,
+    scan,
+    sweep_orphans,
+)
 
 __all__ = ["paths"]
 STEPS = ["before-close", "after-close", "before-link", "after-link", "after-dirsync"]
@@ -84,26 +93,41 @@ def test_any_name_can_be_stored(paths):
     with ShardWriter(paths, RUN, PLAN, 0) as shard:
         for i, case_id in enumerate(HOSTILE):
             made = CaseResult(case_id, i, "done", (), 0.1, 1, None, (), "h", 1.0)
-            shard.add(made, {name: ArrayOutput(np.array([i, k]), "vector", name)
-                             for k, name in enumerate(HOSTILE)})
+            shard.add(
+                made, {name: ArrayOutput(np.array([i, k]), "vector", name) for k, name in enumerate(HOSTILE)}
+            )
         assert shard.publish()
     found = read_shard(paths.shard(0), RUN, PLAN)
     assert [each.case_id for each in found.results] == HOSTILE
     for i, each in enumerate(found.results):
         assert [output.name for output in each.outputs] == HOSTILE
-        assert [list(load_array(paths, output)) for output in each.outputs] == \
-            [[i, k] for k in range(len(HOSTILE))]
+        assert [list(load_array(paths, output)) for output in each.outputs] == [
+            [i, k] for k in range(len(HOSTILE))
+        ]
     with h5py.File(paths.shards / found.arrays_file) as file:
         assert file["a_b/a_b"].attrs["name"] == "a/b"
 
 
-@pytest.mark.parametrize("array", [
-    np.array(3.5), np.zeros((0, 3)), np.array([True, False]), np.arange(4, dtype=">f4"),
-    np.float16([1, np.nan]),
-    np.array(["b\u00e9", ""]), np.array([b"x"]), np.array([1 + 2j]), np.array([(1, 2.0)], "i4,f8"),
-    np.asfortranarray(np.arange(60000.0).reshape(20, 30, 100)), np.arange(10**5)[::-2],
-    np.random.default_rng(0).random((3, 7, 211, 113)), np.zeros((2, 1, 3_000_000), np.uint8),
-    np.arange(300_000, dtype="i8").reshape(-1, 1)], ids=lambda a: f"{a.dtype}-{a.shape}")
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(3.5),
+        np.zeros((0, 3)),
+        np.array([True, False]),
+        np.arange(4, dtype=">f4"),
+        np.float16([1, np.nan]),
+        np.array(["b\u00e9", ""]),
+        np.array([b"x"]),
+        np.array([1 + 2j]),
+        np.array([(1, 2.0)], "i4,f8"),
+        np.asfortranarray(np.arange(60000.0).reshape(20, 30, 100)),
+        np.arange(10**5)[::-2],
+        np.random.default_rng(0).random((3, 7, 211, 113)),
+        np.zeros((2, 1, 3_000_000), np.uint8),
+        np.arange(300_000, dtype="i8").reshape(-1, 1),
+    ],
+    ids=lambda a: f"{a.dtype}-{a.shape}",
+)
 def test_any_array_comes_back_as_it_was(paths, array):
     with ShardWriter(paths, RUN, PLAN, 0) as shard:
         shard.add(result(0), {"a": ArrayOutput(array, "custom")})
@@ -130,9 +154,13 @@ def test_arrays_are_described_and_compressed_where_it_pays(paths):
     space = {"spacing": (1.0, 1.0, 2.5), "size": (500, 500, 10), "axes": "zyx"}
     planned = (Output("mask", "", "", ()), Output("label", "label_list", "", (1,), [{"label": "x"}]))
     with ShardWriter(paths, RUN, PLAN, 0) as shard:
-        made = shard.add(result(0, outputs=planned), {
-            "mask": ArrayOutput(mask, "mask_image", "d" * 100_000, space),
-            "noise": ArrayOutput(noise, "image")})
+        made = shard.add(
+            result(0, outputs=planned),
+            {
+                "mask": ArrayOutput(mask, "mask_image", "d" * 100_000, space),
+                "noise": ArrayOutput(noise, "image"),
+            },
+        )
         shard.publish()
     assert [each.name for each in made.outputs] == ["mask", "label", "noise"]
     assert made.outputs[0].type == "mask_image" and made.outputs[0].shape == (10, 500, 500)
@@ -146,7 +174,8 @@ def test_arrays_are_described_and_compressed_where_it_pays(paths):
 
 def test_a_large_mapped_array_is_not_copied_into_memory(paths, tmp_path):
     np.lib.format.open_memmap(tmp_path / "big.npy", "w+", "float32", (300, 512, 512))[150] = 7
-    ran("""
+    ran(
+        """
 import resource
 array = np.load(sys.argv[2], mmap_mode="r")
 for line in open("/proc/self/status"):
@@ -156,7 +185,10 @@ resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 with ShardWriter(paths, "r", "p", 0) as shard:
     shard.add(result(0), {"big": ArrayOutput(array, "heatmap")})
     assert shard.publish()
-""", paths.root, tmp_path / "big.npy")
+""",
+        paths.root,
+        tmp_path / "big.npy",
+    )
     output = read_shard(paths.shard(0), "r", "p").results[0].outputs[-1]
     assert load_array(paths, output)[150].sum() == 7 * 512 * 512
 
@@ -205,8 +237,9 @@ def test_six_writers_of_the_same_chunks_publish_each_once(paths):
             now = path.stat().st_ino, path.read_bytes()
             assert seen.setdefault(path.name, now) == now
     assert sum(int(racer.communicate()[0]) for racer in racers) == 40
-    assert {path.name: path.read_bytes() for path in paths.shards.glob("c*.jsonl")} == \
-        {name: data for name, (_, data) in seen.items()} or len(seen) < 40
+    assert {path.name: path.read_bytes() for path in paths.shards.glob("c*.jsonl")} == {
+        name: data for name, (_, data) in seen.items()
+    } or len(seen) < 40
     assert len(files(paths)) == 80
     check_all(paths, chunks)
 
@@ -222,10 +255,16 @@ def cut(path: Path, keep: float) -> None:
 
 
 DAMAGES = {
-    **{f"a bit of {part} flipped at {at}": lambda s, a, p=part, at=at: flip({"shard": s, "arrays": a}[p], at)
-       for part in ("shard", "arrays") for at in (5, 700, -3)},
-    **{f"{part} cut to {keep}": lambda s, a, p=part, keep=keep: cut({"shard": s, "arrays": a}[p], keep)
-       for part in ("shard", "arrays") for keep in (0, 0.5, 0.999)},
+    **{
+        f"a bit of {part} flipped at {at}": lambda s, a, p=part, at=at: flip({"shard": s, "arrays": a}[p], at)
+        for part in ("shard", "arrays")
+        for at in (5, 700, -3)
+    },
+    **{
+        f"{part} cut to {keep}": lambda s, a, p=part, keep=keep: cut({"shard": s, "arrays": a}[p], keep)
+        for part in ("shard", "arrays")
+        for keep in (0, 0.5, 0.999)
+    },
     "arrays deleted": lambda s, a: a.unlink(),
     "a line lost": lambda s, a: s.write_bytes(b"".join(s.read_bytes().splitlines(True)[:-2])),
     "other chunk": lambda s, a: s.write_bytes(s.with_name("c000002.jsonl").read_bytes()),
@@ -266,8 +305,12 @@ def test_only_orphans_are_swept_and_none_in_doubt(paths):
     for chunk in CHUNKS:
         write(paths, chunk)
     kept = files(paths)
-    orphans = [paths.shards / "c000001.0123.h5", paths.shards / ".c000001.jsonl.0123.part",
-               paths.root / ".run.json.0123.part", paths.private / ".owner.000001.0123.part"]
+    orphans = [
+        paths.shards / "c000001.0123.h5",
+        paths.shards / ".c000001.jsonl.0123.part",
+        paths.root / ".run.json.0123.part",
+        paths.private / ".owner.000001.0123.part",
+    ]
     for orphan in orphans:
         orphan.touch()
     cut(paths.shard(1), 0)

@@ -21,7 +21,11 @@ def in_small_disk(script: str, folder: Path, options: str = "size=1m") -> str:
     mount = f'mount -t tmpfs -o {options} none "$1" && exec "$2" -c "$3" "$1/run"'
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", mount, "sh", folder, sys.executable, PRELUDE + script],
-        cwd=HERE.parent, text=True, capture_output=True, timeout=120)
+        cwd=HERE.parent,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -51,17 +55,25 @@ print("survived", end="")
 """ % (RUN, PLAN, RUN, PLAN)
 
 
-@pytest.mark.parametrize("sizes, add", [
-    ("(10, 1000, 5000, 40_000, 5_000_000)",
-     "shard.add(result(i), {'m': ArrayOutput(np.random.rand(size), 'custom')})"),
-    ("(1, 500)", "shard.add(result(i, list(range(size + 200))))"),
-], ids=["arrays", "lines"])
+@pytest.mark.parametrize(
+    "sizes, add",
+    [
+        (
+            "(10, 1000, 5000, 40_000, 5_000_000)",
+            "shard.add(result(i), {'m': ArrayOutput(np.random.rand(size), 'custom')})",
+        ),
+        ("(1, 500)", "shard.add(result(i, list(range(size + 200))))"),
+    ],
+    ids=["arrays", "lines"],
+)
 def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path, sizes, add):
     assert in_small_disk(FILL.format(sizes=sizes, add=add), tmp_path) == "survived"
 
 
 def test_a_full_disk_while_publishing_small_files(tmp_path):
-    assert in_small_disk("""
+    assert (
+        in_small_disk(
+            """
 paths.create()
 for publish in (publish_json, replace_json):
     try:
@@ -71,16 +83,27 @@ for publish in (publish_json, replace_json):
         assert "No space left" in str(error), error
 assert sorted(p.name for p in paths.root.iterdir()) == [".mh-hpc", "logs", "quarantine", "shards"]
 print("survived", end="")
-""", tmp_path) == "survived"
+""",
+            tmp_path,
+        )
+        == "survived"
+    )
 
 
 def test_a_read_only_disk_is_named(tmp_path):
-    assert in_small_disk("""
+    assert (
+        in_small_disk(
+            """
 try:
     paths.create()
 except UnfitError as error:
     print(error, end="")
-""", tmp_path, "size=1m,ro") == f"{tmp_path}/run cannot be written: Read-only file system"
+""",
+            tmp_path,
+            "size=1m,ro",
+        )
+        == f"{tmp_path}/run cannot be written: Read-only file system"
+    )
 
 
 @pytest.fixture(scope="session")
