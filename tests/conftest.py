@@ -1,27 +1,20 @@
-"""What the tests share: the two runtimes, a model that obeys its input, and ways to see what is left behind."""
+"""What the tests share: the two runtimes, and a model that obeys its input."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from grounds import CACHE, IMAGE, OBEDIENT, Write
 
 from modelhub_hpc import images
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.launch import SessionSpec
-
-REPO = Path(__file__).resolve().parent.parent
-OBEDIENT = REPO / "tests/contributions/obedient"
-IMAGE = "modelhub-hpc/onnxruntime:1"
-CACHE = Path(os.environ.get("MH_TEST_CACHE", REPO / "build/cache"))
-
-Write = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -89,24 +82,3 @@ def spec(runtime: str, scratch: Path, tmp_path: Path, request: pytest.FixtureReq
         network=False,
         seccomp=True,
     )
-
-
-def processes_mentioning(text: str) -> list[int]:
-    """The processes whose command line, environment or open files mention a text, this one aside."""
-    return [pid for pid in _pids() if pid != os.getpid() and text in _facts(pid)]
-
-
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
-
-
-def _facts(pid: int) -> str:
-    facts = ""
-    try:
-        for name in ("cmdline", "environ"):
-            facts += Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            facts += os.readlink(link) + "\n"
-    except OSError:
-        pass  # ended meanwhile, or another user's
-    return facts

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from grounds import REPO
 
 PACKAGE = REPO / "modelhub_hpc"
 MODULES = sorted(PACKAGE.rglob("*.py"))

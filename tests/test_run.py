@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import OBEDIENT, Write
+from grounds import OBEDIENT, Write
 
 from modelhub_hpc import owner, run
 from modelhub_hpc.config import SiteConfig

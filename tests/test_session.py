@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import OBEDIENT, REPO, Write, processes_mentioning
+from grounds import OBEDIENT, REPO, Write, processes_mentioning
 
 from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.launch import SessionSpec
