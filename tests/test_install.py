@@ -33,7 +33,7 @@ def run(*command: str | Path, path: Path | None = None) -> Done:
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         env=environment,
     )
@@ -151,7 +151,7 @@ def test_no_is_taken_for_an_answer(bare_path: Path) -> None:
         [str(INSTALL)],
         stdin=terminal,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         env={**os.environ, "PATH": str(bare_path)},
     )

@@ -22,6 +22,7 @@ sys.path.insert(0, ENGINE)
 sys.dont_write_bytecode = True
 
 _CONTRIBUTED = ("inference", "processing", "modelapi", "run")
+_SAMPLE_FOLDERS = {"pictures": ["sample_data"], "volumes": ["sample_data/patient_1"]}
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,9 @@ def contribution(tmp_path, monkeypatch):
     def copy(name):
         folder = str(tmp_path / name)
         shutil.copytree(os.path.join(HERE, "contributions", name), folder)
+        for samples in _SAMPLE_FOLDERS.get(name, ()):  # which git does not keep, being empty
+            if not os.path.isdir(os.path.join(folder, samples)):
+                os.makedirs(os.path.join(folder, samples))
         monkeypatch.chdir(folder)
         monkeypatch.syspath_prepend(folder)
         return folder
