@@ -72,7 +72,7 @@ def _local(workers: int, folder: Path) -> Iterator[Executor]:
     from distributed.security import Security
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it reaches the run loop
-    with dask.config.set(_SETTINGS):
+    with dask.config.set({**_SETTINGS, "temporary-directory": str(folder)}):
         # TLS on loopback too: without it any user of this machine could run code as this one
         security = Security.temporary()  # type: ignore[no-untyped-call]
         with contextlib.ExitStack() as stack:
@@ -83,7 +83,6 @@ def _local(workers: int, folder: Path) -> Iterator[Executor]:
                         threads_per_worker=1,
                         memory_limit=0,  # the model is another process; its memory is the session's business
                         dashboard_address="127.0.0.1:0",
-                        local_directory=str(folder),
                         host="127.0.0.1",
                         protocol="tls://",
                         security=security,

@@ -170,7 +170,7 @@ class Predictor:
             try:
                 self._session = Session(self._spec).__enter__()
             except StartError as error:
-                if not error.killed:
+                if not error.sudden:
                     raise
                 log.warning("%s; starting it once more", error)
                 self._session = Session(self._spec).__enter__()
@@ -178,7 +178,7 @@ class Predictor:
 
     def _inspect(self, case: Case) -> None:
         self._unchanged(case)
-        for path in _series(case) or tuple(path for _, path in case.inputs):
+        for path in _files(case):
             inputs.check(path, self._limits)
             if self._run.site.nan == "fail" and (count := inputs.non_finite(path)):
                 raise InputError(
@@ -194,7 +194,7 @@ class Predictor:
         )
 
     def _unchanged(self, case: Case) -> None:
-        now = [inputs.identity(path) for _, path in case.inputs]
+        now = [inputs.identity(path) for path in _files(case)]
         if (sum(size for size, _ in now), max(mtime for _, mtime in now)) != (
             case.input_bytes,
             case.input_mtime_ns,
@@ -304,6 +304,11 @@ def _sum(task: ChunkTask, results: Sequence[tuple[str, float]]) -> ChunkDone:
     return ChunkDone(task.chunk, task.generation, done, len(results) - done, seconds, _HOST)
 
 
+def _files(case: Case) -> tuple[str, ...]:
+    """What the case is made of, in the order of its inputs; a folder with one series stands for its files."""
+    return _series(case) or tuple(path for _, path in case.inputs)
+
+
 def _series(case: Case) -> tuple[str, ...]:
     """The files of a DICOM series that shares its folder with others; () for any other case."""
     uid = dict(case.columns).get("series_uid")
@@ -339,7 +344,7 @@ def _arrays(outputs: tuple[RawOutput, ...], case: Case) -> dict[str, ArrayOutput
     arrays = [o for o in outputs if o.array]
     if not arrays:
         return {}
-    attributes = _geometry((*_series(case), case.inputs[0][1])[0])
+    attributes = _geometry(_files(case)[0])
     return {o.name: ArrayOutput(o.array.array, o.type, o.description, attributes) for o in arrays if o.array}
 
 

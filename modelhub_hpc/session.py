@@ -89,15 +89,15 @@ class SessionError(ModelHubError):
 class StartError(ModelHubError):
     """The model did not become ready: no case is to blame, and no other worker will do better."""
 
-    def __init__(self, message: str, evidence: Evidence, killed: bool = False) -> None:
+    def __init__(self, message: str, evidence: Evidence, sudden: bool = False) -> None:
         super().__init__(message)
         self.evidence = evidence
-        self.killed = killed  # from outside, so that another start may well succeed
+        self.sudden = sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
         broken_host = evidence.code in (126, 127, 255)
         self.exit_code = EXIT_UNFIT if broken_host else EXIT_INVALID
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.evidence, self.killed)
+        return type(self), (str(self), self.evidence, self.sudden)
 
 
 class Session:
@@ -223,12 +223,13 @@ class Session:
         except SessionError as error:
             seconds = f"within {self.spec.start_timeout_s:.0f} s" if error.kind == "timeout" else "at all"
             text = f"The model did not start {seconds}: {error}"
-            killed = error.kind == "crash" and error.evidence.code == 128 + signal.SIGKILL
-            raise StartError(f"{text}\n{error.evidence.text()}", error.evidence, killed) from None
+            sudden = error.kind in ("crash", "storage")
+            raise StartError(f"{text}\n{error.evidence.text()}", error.evidence, sudden) from None
         if message["type"] == "fatal":
             trace = str(message.get("traceback", "")).strip()
             evidence = self._evidence(self._finish())
-            raise StartError(f"The model did not start: {message.get('error')}\n{trace}", evidence)
+            went_away = "[Errno 107]" in trace  # the image, under the model's imports
+            raise StartError(f"The model did not start: {message.get('error')}\n{trace}", evidence, went_away)
         if message["type"] != "ready" or message.get("protocol") != PROTOCOL:
             raise self._over("output", f"the engine does not speak protocol {PROTOCOL}: {str(message)[:200]}")
         model = message.get("model") or {}

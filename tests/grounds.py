@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -14,22 +16,59 @@ CACHE = Path(os.environ.get("MH_TEST_CACHE", REPO / "build/cache"))
 Write = Callable[..., Path]
 
 
-def processes_mentioning(text: str) -> list[int]:
-    """The processes whose command line, environment or open files mention a text, this one aside."""
-    return [pid for pid in _pids() if pid != os.getpid() and text in _facts(pid)]
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc shows it. sid: its session; files: what it has open."""
+
+    pid: int
+    parent: int
+    sid: int
+    command: str
+    folder: Path
+
+    def mentions(self, marks: Iterable[str]) -> bool:
+        text = self.command + self._environment() + self._files()
+        return any(mark in text for mark in marks)
+
+    def _environment(self) -> str:
+        return _quietly(lambda: (self.folder / "environ").read_bytes().decode(errors="replace"))
+
+    def _files(self) -> str:
+        return _quietly(lambda: "\n".join(os.readlink(link) for link in (self.folder / "fd").iterdir()))
 
 
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+def processes() -> Iterator[Process]:
+    """All live processes but this one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            found = _process(entry)
+            if found is not None:
+                yield found
 
 
-def _facts(pid: int) -> str:
-    facts = ""
+def _process(folder: Path) -> Process | None:
     try:
-        for name in ("cmdline", "environ"):
-            facts += Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            facts += os.readlink(link) + "\n"
+        fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+        command = shlex.join((folder / "cmdline").read_bytes().decode(errors="replace").split("\0"))
     except OSError:
-        pass  # ended meanwhile, or another user's
-    return facts
+        return None  # it ended meanwhile
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Process(int(folder.name), int(fields[1]), int(fields[3]), command, folder)
+
+
+def below(root: int) -> list[Process]:
+    """The live descendants of a process."""
+    everything = list(processes())
+    family, found = {root}, []
+    while more := [each for each in everything if each.parent in family and each.pid not in family]:
+        found += more
+        family |= {each.pid for each in more}
+    return found
+
+
+def _quietly(look: Callable[[], str]) -> str:
+    try:
+        return look()
+    except OSError:
+        return ""  # it ended meanwhile, or is another user's

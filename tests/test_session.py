@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grounds import OBEDIENT, REPO, Write, processes_mentioning
+from grounds import OBEDIENT, REPO, Write, processes
 
 from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.launch import SessionSpec
@@ -36,7 +36,7 @@ def fate(spec: SessionSpec, path: Path) -> SessionError:
 def nothing_left(spec: SessionSpec, seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not list(spec.scratch.iterdir()) and not processes_mentioning(str(spec.scratch)):
+        if not list(spec.scratch.iterdir()) and not any(p.mentions([str(spec.scratch)]) for p in processes()):
             return True
         time.sleep(0.05)
     return False

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UsageError
+from modelhub_hpc.plan import Skipped
 from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
@@ -67,14 +68,18 @@ def _begin(wanted: Submission, voice: Voice) -> int:
         run.refuse_foreign(planned.paths)
         preview(planned.paths, planned.run, planned.found, None, voice)
         return EXIT_DONE
-    begun = run.begin(planned)
-    skipped = planned.found.skipped
-    voice.say(f"{number(begun.cases, 'case')} for {begun.model.name} in {one_line(planned.paths.root)}")
+    begun, paths = run.begin(planned), planned.paths
+    _tell_found(begun, paths, planned.found.skipped, voice)
+    del planned  # the cases are in the manifest now, and a million of them need not stay in memory for the run
+    return _drive(paths, begun, wanted, voice)
+
+
+def _tell_found(begun: RunRequest, paths: RunPaths, skipped: Sequence[Skipped], voice: Voice) -> None:
+    voice.say(f"{number(begun.cases, 'case')} for {begun.model.name} in {one_line(paths.root)}")
     for each in skipped[:_FIRST_FAILURES]:
         voice.say(f"  skipped {one_line(each.path)}: {one_line(each.reason)}")
     if len(skipped) > _FIRST_FAILURES:
-        voice.say(f"  and more: {one_line(planned.paths.root / 'skipped.jsonl')}")
-    return _drive(planned.paths, begun, wanted, voice)
+        voice.say(f"  and more: {one_line(paths.skipped)}")
 
 
 def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:

@@ -120,8 +120,11 @@ def _check(volume: _Volume, file: IO[bytes], path: str, limits: InputLimits) -> 
         _check_data(volume, file, path, count, limits)
     for name in volume.data_files:
         beside = _beside(path, name)
-        with open_regular(beside, limits) as data:
-            _check_data(volume, data, beside, count, limits)
+        try:
+            with open_regular(beside, limits) as data:
+                _check_data(volume, data, beside, count, limits)
+        except InputError as error:
+            raise InputError(error.kind, f"{shown(path)}: its data file {error}") from error
 
 
 def _check_data(volume: _Volume, file: IO[bytes], path: str, count: int, limits: InputLimits) -> None:

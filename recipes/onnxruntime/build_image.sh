@@ -108,7 +108,7 @@ collect_wheels() {  # -> $work/wheels
   local python folder record
   python=$(host_python_with_pip)
   # shellcheck disable=SC2046
-  "$python" -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --require-hashes \
+  "$python" -m pip --disable-pip-version-check install --quiet --root-user-action ignore --no-compile --no-deps --require-hashes \
     --only-binary=:all: --python-version "$PYTHON_TAG" --implementation cp $(wheel_platforms) \
     --abi "cp$PYTHON_TAG" --abi abi3 --abi none \
     --target "$work/wheels" --requirement "$HERE/requirements.txt" ||

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from grounds import CACHE, OBEDIENT, REPO, processes
 
 from modelhub_hpc import run
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
 from modelhub_hpc.request import read
 
-REPO = Path(__file__).resolve().parents[2]
-OBEDIENT = REPO / "tests/contributions/obedient"
-CACHE = Path(os.environ.get("MH_TEST_CACHE", REPO / "build/cache"))
 LIMIT_S = 120.0
 GONE_S = 5.0
 
@@ -142,64 +139,6 @@ def eventually(condition: Callable[[], object], within_s: float) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process as /proc shows it. sid: its session; files: what it has open."""
-
-    pid: int
-    parent: int
-    sid: int
-    command: str
-    folder: Path
-
-    def mentions(self, marks: Iterable[str]) -> bool:
-        text = self.command + self._environment() + self._files()
-        return any(mark in text for mark in marks)
-
-    def _environment(self) -> str:
-        return _quietly(lambda: (self.folder / "environ").read_bytes().decode(errors="replace"))
-
-    def _files(self) -> str:
-        return _quietly(lambda: "\n".join(os.readlink(link) for link in (self.folder / "fd").iterdir()))
-
-
-def processes() -> Iterator[Process]:
-    """All live processes but this one."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            found = _process(entry)
-            if found is not None:
-                yield found
-
-
-def _process(folder: Path) -> Process | None:
-    try:
-        fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-        command = shlex.join((folder / "cmdline").read_bytes().decode(errors="replace").split("\0"))
-    except OSError:
-        return None  # it ended meanwhile
-    if fields[0] in (b"Z", b"X"):
-        return None
-    return Process(int(folder.name), int(fields[1]), int(fields[3]), command, folder)
-
-
-def below(root: int) -> list[Process]:
-    """The live descendants of a process."""
-    everything = list(processes())
-    family, found = {root}, []
-    while more := [each for each in everything if each.parent in family and each.pid not in family]:
-        found += more
-        family |= {each.pid for each in more}
-    return found
-
-
-def _quietly(look: Callable[[], str]) -> str:
-    try:
-        return look()
-    except OSError:
-        return ""  # it ended meanwhile, or is another user's
 
 
 def payload(result: CaseResult) -> Mapping[str, Any]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from driving import Ended, Process, Site, below, eventually, finish, payload
+from driving import Ended, Site, eventually, finish, payload
+from grounds import Process, below
 
 from modelhub_hpc.record import CaseResult
 

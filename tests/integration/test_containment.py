@@ -10,7 +10,8 @@ import tempfile
 from typing import Any
 
 import pytest
-from driving import REPO, Site
+from driving import Site
+from grounds import REPO
 
 from modelhub_hpc.images import Image
 

@@ -86,7 +86,7 @@ LEFT = "import os, sys; print(*os.listdir(sys.argv[1]), sep='\\n')"
 READ = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = {places!r}
 from driving import Site
 site = Site.__new__(Site)
 site.outdir = Path(sys.argv[1])
@@ -96,7 +96,8 @@ for result in site.results():
 
 
 def results(namespace: Namespace, outdir: Path) -> list[str]:
-    return inside(namespace, READ.format(here=str(Path(__file__).parent)), outdir).splitlines()
+    here = Path(__file__).parent
+    return inside(namespace, READ.format(places=[str(here), str(here.parent)]), outdir).splitlines()
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import OBEDIENT, Ended, Site
+from driving import Ended, Site
+from grounds import OBEDIENT
 
 from modelhub_hpc.record import CaseResult, RunPaths, load_array
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import hostile
 import SimpleITK
-from driving import REPO, Ended, Site, finish
+from driving import Ended, Site, finish
+from grounds import REPO
 from PIL import Image
 
 from modelhub_hpc.inputs import shown
 from modelhub_hpc.record import CaseResult
-
-sys.path.insert(0, str(REPO / "tests"))
-import hostile  # noqa: E402
 
 MEAN = REPO / "tests/contributions/mean"
 PICTURES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp", "")
@@ -31,7 +29,6 @@ REFUSED = {
     "dicom_two_series": ("model", "2 DICOM series"),
     "nii2_ok": ("model", "Was not able to load"),  # sound, but ITK reads NIfTI-1 only
 }
-DETACHED = (".nhdr", ".mhd", ".hdr")  # headers: what is wrong may be in the data file beside them
 
 
 class World:
@@ -86,7 +83,8 @@ def test_each_input_fails_clearly_or_gives_the_right_number(world: World, name: 
     kind, words = REFUSED.get(name) or ("input", f"{expected.kind}: ")
     assert result.error is not None, result.outputs
     assert result.error.kind == kind and words in result.error.message
-    named = os.path.dirname(expected.path) if expected.path.endswith(DETACHED) else expected.path
+    # what is wrong with a pair of files may be said of the one that the other names
+    named = os.path.dirname(expected.path) if expected.path.endswith(".hdr") else expected.path
     assert shown(named) in result.error.message or named in result.error.message
 
 
@@ -124,6 +122,22 @@ def test_a_folder_of_hostile_names_is_searched_and_read(runtime: str, tmp_path: 
     right = pytest.approx([reference(made[0].path)])
     assert all(r.outputs[0].prediction == right for r in site.results())
     assert len({r.case_id for r in site.results()}) == len(names)
+
+
+def test_two_series_in_one_folder_are_two_cases(runtime: str, tmp_path: Path) -> None:
+    site = Site(tmp_path, runtime, "inline", MEAN)
+    folder = site.inputs / "both"
+    hostile.dicom_series(str(folder), "1.2.3", 5)
+    hostile.dicom_series(str(folder), "1.2.4", 3)
+    ended = site.submit()
+    assert ended.code == 0, ended.text
+    means = sorted(r.outputs[0].prediction[0] for r in site.results())
+    assert means == pytest.approx(sorted(series_mean(folder, each) for each in ("1.2.3", "1.2.4")))
+    assert means[0] != means[1]
+
+
+def series_mean(folder: Path, series: str) -> float:
+    return float(np.mean([pydicom.dcmread(path).pixel_array for path in folder.glob(f"{series}-*.dcm")]))
 
 
 def test_files_that_go_or_change_while_the_run_lasts(runtime: str, tmp_path: Path) -> None:
