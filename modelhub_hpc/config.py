@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import pwd
 import re
 import shutil
 import sys
@@ -94,10 +95,17 @@ def caller() -> Caller:
         tmpdir=Path(env.get("TMPDIR") or "/tmp").absolute(),
         path=env.get("PATH", os.defpath),
         library_path=env.get("LD_LIBRARY_PATH", ""),
-        user=env.get("USER") or env.get("LOGNAME") or str(os.getuid()),
+        user=_user(),
         cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"),
         slurm_job_id=env.get("SLURM_JOB_ID"),
     )
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())  # no entry, as in some containers
 
 
 def files() -> list[Path]:

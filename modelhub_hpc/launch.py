@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from modelhub_hpc import aliases, apptainer, config, resources
 from modelhub_hpc.apptainer import Bind, Containment
 from modelhub_hpc.errors import TryAgainError
+from modelhub_hpc.processes import pid_namespace, start_ticks
 
 _BOOT = (
     "import sys; sys.path.insert(0, {engine!r}); from modelhubapi.pipeservice import main; sys.exit(main())"
@@ -93,12 +95,11 @@ def _binds(spec: SessionSpec, scratch: Path) -> tuple[Bind, ...]:
 
 def make_scratch(base: Path) -> Path:
     """A private folder for one session, after removing those whose process is gone."""
-    prefix = f"mh-hpc-{os.getuid()}-"
+    # host and namespace, since nodes may share the folder and process numbers only mean something within
+    prefix = f"mh-hpc-{os.getuid()}-{socket.gethostname()}-{pid_namespace().strip('pid:[]')}-"
     try:
         _sweep(base, prefix)
-        folder = Path(
-            tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-{_start_ticks(os.getpid())}-", dir=base)
-        )
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-{start_ticks(os.getpid())}-", dir=base))
         for name in ("home", "work", "output", "working", "temp", "input"):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
@@ -111,13 +112,5 @@ def make_scratch(base: Path) -> Path:
 def _sweep(base: Path, prefix: str) -> None:
     for folder in base.glob(f"{prefix}*-*-*"):
         pid, ticks, _ = folder.name.removeprefix(prefix).split("-", 2)
-        if folder.lstat().st_uid == os.getuid() and _start_ticks(int(pid)) != int(ticks):
+        if folder.lstat().st_uid == os.getuid() and str(start_ticks(int(pid))) != ticks:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_ticks(pid: int) -> int:
-    """When the process started, in clock ticks since boot; -1 if there is none."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return -1

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pwd
 import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modelhub_hpc import config
 from modelhub_hpc.errors import TryAgainError, UnfitError
+from modelhub_hpc.processes import pid_namespace, start_ticks
 from modelhub_hpc.runfolder import RunPaths, drop, publish_json, shown, storage, token
 
 _NAME = re.compile(r"owner\.(\d{6,})")
@@ -158,9 +159,9 @@ def _seen_alive(record: OwnerRecord) -> bool | None:
         return None
     if record.boot_id != _boot_id():
         return False
-    if _start_ticks(record.pid) == record.start_ticks and record.pid_namespace == _pid_namespace():
+    if start_ticks(record.pid) == record.start_ticks and record.pid_namespace == pid_namespace():
         return True
-    if (record.pid_namespace, record.uid) == (_pid_namespace(), os.getuid()):
+    if (record.pid_namespace, record.uid) == (pid_namespace(), os.getuid()):
         return False
     # Its process may be there and only hidden from us: in another container, or another user's.
     return None
@@ -218,18 +219,18 @@ def _beat_path(paths: RunPaths, record: OwnerRecord) -> Path:
 
 
 def _own_record(job_id: str | None) -> OwnerRecord:
-    ticks = _start_ticks(os.getpid())
+    ticks = start_ticks(os.getpid())
     assert ticks is not None
     return OwnerRecord(
         token(),
         _host(),
         _boot_id(),
-        _pid_namespace(),
+        pid_namespace(),
         os.getpid(),
         ticks,
         job_id,
         os.getuid(),
-        _user(),
+        config.caller().user,
         time.strftime("%Y-%m-%d %H:%M:%S %z"),
     )
 
@@ -240,24 +241,3 @@ def _host() -> str:
 
 def _boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def _pid_namespace() -> str:
-    return os.readlink(_PROC / "self/ns/pid")
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if there is none or it is only a zombie."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(b")")[2].split()  # the name in parentheses may hold anything
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])

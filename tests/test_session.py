@@ -245,8 +245,14 @@ def test_a_killed_keeper_is_a_crash_that_leaves_nothing(spec: SessionSpec, comma
 
 
 def test_scratch_of_a_dead_process_is_swept(spec: SessionSpec, command: Write) -> None:
-    orphan = spec.scratch / f"mh-hpc-{os.getuid()}-999999-1-left"
-    orphan.mkdir()
     with Session(spec) as session:
         ask(session, command("OK 1"))
-    assert not orphan.exists()
+        own, pid = session.scratch.name, str(os.getpid())
+        before = own[: own.index(f"-{pid}-")]
+    dead, elsewhere = spec.scratch / f"{before}-{pid}-1-left", spec.scratch / f"{before}x-{pid}-1-left"
+    dead.mkdir()
+    elsewhere.mkdir()
+    with Session(spec) as session:
+        ask(session, command("OK 1"))
+    assert not dead.exists()
+    assert elsewhere.exists()  # another host's: a process of that number may live there

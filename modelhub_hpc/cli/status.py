@@ -91,7 +91,7 @@ def _progress(paths: RunPaths) -> dict[str, Any]:
 def _tell(voice: Voice) -> Callable[[Standing], None]:
     def tell(now: Standing) -> None:
         who = f" by {now.driver.describe()}" if now.driver else ""
-        speed = [("speed", f"{now.rate:.1f} images/s, {duration(now.eta_s)} left")] if now.rate else []
+        speed = [("speed", f"{now.rate:.1f} cases/s, {duration(now.eta_s)} left")] if now.rate else []
         voice.columns(
             [
                 (

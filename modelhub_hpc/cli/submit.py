@@ -223,7 +223,7 @@ def _tell(paths: RunPaths, outcome: Outcome, failures: list[CaseResult], voice: 
     if progress.settled < progress.total:
         rows.append(("to go", f"{progress.total - progress.settled:,}"))
     if progress.rate > 0:
-        rows.append(("speed", f"{progress.rate:.1f} images/s, {number(progress.workers, 'worker')}"))
+        rows.append(("speed", f"{progress.rate:.1f} cases/s, {number(progress.workers, 'worker')}"))
     folder = shlex.quote(str(paths.root))
     voice.columns([*rows, ("run", folder), ("results", f"mh-hpc results {folder}")])
     for result in failures:
