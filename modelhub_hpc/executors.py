@@ -11,7 +11,7 @@ import logging
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -62,7 +62,7 @@ def is_worker_lost(error: BaseException) -> bool:
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    return isinstance(error, (KilledWorker, FutureCancelledError))
+    return isinstance(error, (KilledWorker, FutureCancelledError, CancelledError))
 
 
 @contextlib.contextmanager

@@ -120,7 +120,11 @@ class Predictor:
             self.close()
             (row, started), *others = flying.values()
             waiting.extendleft(other for other, _ in reversed(others))
-            yield from self._alone(row, started, error)
+            if error.kind == "storage":
+                self._put_back(row, waiting, error)
+            else:
+                log.warning("case %s: %s; trying it once more, alone", row[1].id, error)
+                yield from self._alone(row, started, waiting)
         while refused:
             yield refused.popleft(), {}
 
@@ -143,10 +147,8 @@ class Predictor:
             flying[row[1].id] = row, started
             yield Request(row[1].id, seen)
 
-    def _alone(self, row: Row, started: float, first: SessionError) -> Iterator[Predicted]:
+    def _alone(self, row: Row, started: float, waiting: collections.deque[Row]) -> Iterator[Predicted]:
         """Try the case that ended a session once more, in a session of its own."""
-        self._count_storage_fault(first)
-        log.warning("case %s: %s; trying it once more, alone", row[1].id, first)
         try:
             request = Request(row[1].id, self._visible(row[1]))
             for reply in self._warm().predict([request]):
@@ -155,15 +157,19 @@ class Predictor:
             yield _refused(row, started, error), {}
         except SessionError as error:
             self.close()
-            self._count_storage_fault(error)
-            kind = error.kind if error.kind != "storage" else "crash"
-            yield _failed(row, started, 2, CaseError(kind, str(error), error.evidence.text())), {}
+            if error.kind == "storage":
+                self._put_back(row, waiting, error)
+            else:
+                failure = CaseError(error.kind, str(error), error.evidence.text())
+                yield _failed(row, started, 2, failure), {}
 
-    def _count_storage_fault(self, error: SessionError) -> None:
-        if error.kind == "storage":
-            self._storage_faults += 1
-            if self._storage_faults > MAX_STORAGE_FAULTS:
-                raise TryAgainError(f"The image went away {self._storage_faults} times: {error}")
+    def _put_back(self, row: Row, waiting: collections.deque[Row], error: SessionError) -> None:
+        """The image's files went away under the model, which is not the case's fault."""
+        self._storage_faults += 1
+        if self._storage_faults > MAX_STORAGE_FAULTS:
+            raise TryAgainError(f"The image went away {self._storage_faults} times in a row: {error}")
+        log.warning("case %s: %s; trying it again", row[1].id, error)
+        waiting.appendleft(row)
 
     def _warm(self) -> Session:
         if self._session is None:
@@ -181,30 +187,23 @@ class Predictor:
         for path in _files(case):
             inputs.check(path, self._limits)
             if self._run.site.nan == "fail" and (count := inputs.non_finite(path)):
-                raise InputError(
-                    "non-finite", f"{count} voxels of {path} are not finite (--nan keep accepts them)"
-                )
+                message = f"{count} voxels of {path} are not finite (--nan keep accepts them)"
+                raise InputError("non-finite", message)
 
     def _visible(self, case: Case) -> tuple[tuple[str, str], ...]:
-        files = _series(case)
-        return (
-            ((case.inputs[0][0], self._warm().aliases.gathered(files)),)
-            if files
-            else self._warm().aliases.visible(case.inputs)
-        )
+        aliases, files = self._warm().aliases, _series(case)
+        return ((case.inputs[0][0], aliases.gathered(files)),) if files else aliases.visible(case.inputs)
 
     def _unchanged(self, case: Case) -> None:
         now = [inputs.identity(path) for path in _files(case)]
-        if (sum(size for size, _ in now), max(mtime for _, mtime in now)) != (
-            case.input_bytes,
-            case.input_mtime_ns,
-        ):
-            raise InputError(
-                "changed", f"changed since the run was planned: {', '.join(p for _, p in case.inputs)}"
-            )
+        size, mtime_ns = sum(size for size, _ in now), max(mtime_ns for _, mtime_ns in now)
+        if (size, mtime_ns) != (case.input_bytes, case.input_mtime_ns):
+            names = ", ".join(path for _, path in case.inputs)
+            raise InputError("changed", f"changed since the run was planned: {names}")
 
     def _result(self, row: Row, reply: Reply, started: float, attempts: int) -> Predicted:
         index, case = row
+        self._storage_faults = 0
         error = self._fault(case, reply)
         if error is not None:
             return _failed(row, started, attempts, error), {}

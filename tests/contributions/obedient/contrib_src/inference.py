@@ -44,6 +44,14 @@ class Model(ModelBase):
     def kill(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def bus(self, marker=None):
+        # what a process gets when the file behind its memory goes away; with a marker only the first time
+        if marker is None or not os.path.exists(marker):
+            if marker is not None:
+                open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGBUS)
+        return self.ok(6)
+
     def hang(self):
         time.sleep(10 ** 6)
 
