@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from modelhub_hpc import images
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.launch import SessionSpec
+
+# A shell starts background jobs with SIGINT ignored, children inherit that, and mh-hpc respects it; the tests
+# of Ctrl-C want to be heard all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
