@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 import shlex
@@ -14,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelhub_hpc import config, resources
-from modelhub_hpc.errors import InvalidError, UnfitError
+from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError
 
 log = logging.getLogger(__name__)
 
 # where site installs and their helpers (squashfuse, fuse-overlayfs) live when a job's PATH is bare
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _BUILD_TIMEOUT_S = 3600.0
+_ASK_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,7 @@ def build(target: Path, source: str, scratch: Path) -> None:
     packing = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
     command = [program(), "build", *packing, str(target), source]
     log.info("%s", shlex.join(command))
-    done = subprocess.run(
-        command,
-        env=environment(scratch),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_BUILD_TIMEOUT_S,
-    )
+    done = _run(command, scratch, _BUILD_TIMEOUT_S)
     if done.returncode:
         tail = done.stderr.decode(errors="replace").strip()[-2000:]
         raise InvalidError(f"{source} could not be converted (exit code {done.returncode}).\n{tail}")
@@ -136,37 +130,28 @@ def start_argv(image: Path) -> tuple[str, ...]:
     return tuple(shlex.split(match[1])) if match else ()
 
 
-def labels(image: Path) -> Mapping[str, str]:
-    """The labels of the image."""
-    found = json.loads(_output([program(), "inspect", "--json", "--labels", str(image)]))
-    attributes: Mapping[str, str] = found["data"]["attributes"]["labels"]
-    return attributes
-
-
 def try_command(command: Sequence[str], scratch: Path, timeout_s: float = 60.0) -> tuple[int, str]:
     """Run a command that may fail; its exit code and output, for `mh-hpc doctor`."""
     try:
-        done = subprocess.run(
-            command,
-            env=environment(scratch),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-        )
-    except subprocess.TimeoutExpired:
-        return 124, f"no answer within {timeout_s:.0f} s"
+        done = _run(command, scratch, timeout_s)
+    except TryAgainError as error:
+        return 124, str(error)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace").strip()
 
 
 def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(
-        command,
-        env=environment(Path("/nonexistent")),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=120,
-    )
+    done = _run(command, Path("/nonexistent"), _ASK_TIMEOUT_S)
     if done.returncode:
         message = done.stderr.decode(errors="replace").strip()
         raise InvalidError(f"`{shlex.join(command)}` failed with exit code {done.returncode}.\n{message}")
     return done.stdout.decode(errors="replace")
+
+
+def _run(command: Sequence[str], scratch: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """The one place where a command is run to its end; TryAgainError if that takes too long."""
+    try:
+        return subprocess.run(
+            command, env=environment(scratch), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        raise TryAgainError(f"`{shlex.join(command)}`: no answer within {timeout_s:.0f} s.") from None
