@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,7 +39,13 @@ _image = click.option(
 _folder = click.Path(path_type=Path)
 
 
-class _Stderr(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # which cannot be subscripted before Python 3.11
+
+
+class _Stderr(_StreamHandler):
     """Writes to what sys.stderr is at the time: a progress bar replaces it while it shows."""
 
     @property
