@@ -17,9 +17,11 @@ from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.launch import SessionSpec
 
-# A shell starts background jobs with SIGINT ignored, children inherit that, and mh-hpc respects it; the tests
-# of Ctrl-C want to be heard all the same.
+# Background jobs and nohup have signals ignored, children inherit that, and mh-hpc respects it; the tests of
+# signals want to be heard all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
