@@ -106,15 +106,21 @@ def _series(files: list[File], base: str, key: str, grouped: Grouped) -> None:
                 grouped.drafts.append(_one_series(members, uid, len(found) > 1, base, key))
 
 
-def _one_series(files: list[File], uid: str, mixed: bool, base: str, key: str) -> Draft:
-    """The folder stands for its series; where it holds several, the column series_uid says which."""
+def _one_series(files: list[File], uid: str, several: bool, base: str, key: str) -> Draft:
+    """The folder stands for its series; where it holds more than that, the column series_uid says which."""
     if len(files) == 1:
         return _one_file(files[0], base, key)
     folder = os.path.dirname(files[0].path)
     name = relative(folder, base)
     size, mtime_ns = sum(file.size for file in files), max(file.mtime_ns for file in files)
-    columns = (("series_uid", uid),) if mixed else ()
-    return Draft(f"{name}/{uid}" if mixed else name, ((key, folder),), columns, size, mtime_ns)
+    columns = (("series_uid", uid),) if _holds_more(folder, files) else ()
+    return Draft(f"{name}/{uid}" if several else name, ((key, folder),), columns, size, mtime_ns)
+
+
+def _holds_more(folder: str, members: list[File]) -> bool:
+    """Whether other files lie beside those of a series: other series, reports, a DICOMDIR, notes."""
+    with os.scandir(folder) as entries:
+        return sum(entry.is_file() for entry in entries) != len(members)
 
 
 def _folders(files: list[File], base: str, specs: tuple[InputSpec, ...]) -> Grouped:

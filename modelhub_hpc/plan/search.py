@@ -99,7 +99,7 @@ class Search:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(entry.path)
                 elif entry.is_symlink() and os.path.isdir(entry.path):
-                    self.skipped.append(Skipped(entry.path, "a link to a folder, not followed; name it i"))
+                    self.skipped.append(Skipped(entry.path, "a link to a folder, not followed; name it itself"))
                 else:
                     yield entry
 

@@ -136,6 +136,18 @@ def test_two_series_in_one_folder_are_two_cases(runtime: str, tmp_path: Path) ->
     assert means[0] != means[1]
 
 
+def test_a_series_is_found_among_other_files(runtime: str, tmp_path: Path) -> None:
+    site = Site(tmp_path, runtime, "inline", MEAN)
+    folder = site.inputs / "scan"
+    hostile.dicom_series(str(folder), "1.2.3", 4)
+    hostile.make("dicom_sr", folder)
+    (folder / "notes.txt").write_text("motion in the last slices")
+    ended = site.submit()
+    assert ended.code == 0, ended.text
+    (result,) = site.results()
+    assert result.outputs[0].prediction == pytest.approx([series_mean(folder, "1.2.3")])
+
+
 def series_mean(folder: Path, series: str) -> float:
     return float(np.mean([pydicom.dcmread(path).pixel_array for path in folder.glob(f"{series}-*.dcm")]))
 
