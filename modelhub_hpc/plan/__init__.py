@@ -51,7 +51,7 @@ def find_cases(inputs: Sequence[str], model: ModelEntry, cwd: Path) -> Found:
     """Every case that folders, patterns, files, CSV tables and JSON files name.
 
     The order of `inputs` changes nothing. A DICOM series is the path of its folder, or of its only file;
-    where a folder holds several, the column series_uid says which. InvalidError: something named does not
+    where a folder holds more, the column series_uid says which. InvalidError: something named does not
     exist, a table is wrong, or nothing matches what the model takes.
     """
     if "" in inputs:
