@@ -115,7 +115,7 @@ def build(target: Path, source: str, scratch: Path) -> None:
     """
     # zstd packs in a third of the time of the default gzip, to the same size, and starts faster
     packing = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
-    command = [program(), "build", *packing, str(target), source]
+    command = [program(), "-q", "build", *packing, str(target), source]
     log.info("%s", shlex.join(command))
     done = _run(command, scratch, _BUILD_TIMEOUT_S)
     if done.returncode:

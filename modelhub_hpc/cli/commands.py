@@ -200,9 +200,11 @@ def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json
 def convert(source: str, name: str, as_json: bool) -> int:
     """Convert a Docker image into the image store; SOURCE is e.g. docker-archive:FILE.tar."""
     from modelhub_hpc import images
+    from modelhub_hpc.cli import progress
 
     voice = _voice(as_json)
-    image = images.convert(source, name, config.load())
+    with progress.waiting(voice, f"Converting {one_line(source)}"):
+        image = images.convert(source, name, config.load())
     if voice.json:
         voice.answer({**dataclasses.asdict(image), "path": str(image.path)})
     voice.say(f"{one_line(image.name)} is {one_line(image.path)} ({size(image.bytes)})")

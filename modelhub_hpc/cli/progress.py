@@ -32,6 +32,21 @@ def reporter(voice: Voice) -> Iterator[Observer]:
         lines.last()
 
 
+@contextlib.contextmanager
+def waiting(voice: Voice, what: str) -> Iterator[None]:
+    """Say what is being done for a while whose length nobody knows; on a terminal something moves."""
+    if has_terminal() and not voice.quiet:
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(what)):
+            yield
+    else:
+        if not voice.quiet:
+            voice.warn(f"{what} ...")
+        yield
+
+
 def has_terminal() -> bool:
     from rich.console import Console
 
