@@ -152,7 +152,7 @@ def install(python: Interpreter, libraries: Path, work: Path) -> None:
     libraries.mkdir(parents=True)
     if python.version == "2.7":
         return install_27(libraries, work)
-    pip = [python.command, "-m", "pip", "install", "-q"]
+    pip = [*pip_for(python), "install", "-q"]
     pip_path: list[Path] = []
     if python.version in PINS:
         pip_path = [work / "pip-for-old"]
@@ -161,6 +161,13 @@ def install(python: Interpreter, libraries: Path, work: Path) -> None:
     call([*pip, "--only-binary", ":all:", "--target", str(libraries), *PINS.get(python.version, CURRENT)],
          "wheels", python.environment(*pip_path))
     return None
+
+
+def pip_for(python: Interpreter) -> list[str]:
+    """The interpreter's own pip; where it has none, as Debian's, this interpreter's works for it."""
+    own = [python.command, "-m", "pip"]
+    has_pip = subprocess.run([*own, "--version"], capture_output=True).returncode == 0
+    return own if has_pip else [sys.executable, "-m", "pip", "--python", python.command]
 
 
 def install_27(libraries: Path, work: Path) -> None:
