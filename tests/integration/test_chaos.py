@@ -17,8 +17,8 @@ from grounds import Process, below
 
 from modelhub_hpc.record import CaseResult
 
-CASES = 300
-CHUNK = 8
+CASES = 899
+CHUNK = 24
 KILLS = 10
 PATIENCE_S = 60.0
 SEED = int(os.environ.get("MH_TEST_SEED", "20261123"))
@@ -34,7 +34,7 @@ TARGETS: Mapping[str, Callable[[Process, int], bool]] = {
 }
 
 
-def write_cases(site: Site, seconds: float = 0.02) -> Site:
+def write_cases(site: Site, seconds: float = 0.007) -> Site:
     for number in range(CASES):
         site.order(f"n{number:03d}", f"SLEEP {seconds} {number}")
     return site
