@@ -27,7 +27,7 @@ class Aliases:
 
         That is their own path, or a copy's where the name could crash a reader. Raises InputError.
         """
-        return tuple((key, path if is_plain(path) else self._alias(path)) for key, path in inputs)
+        return tuple((key, path if _is_safe(path) else self._alias(path)) for key, path in inputs)
 
     def gathered(self, paths: Sequence[str]) -> str:
         """A folder, as the model sees it, that holds copies of just these files. Raises InputError."""
@@ -57,6 +57,10 @@ def is_plain(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return path.isprintable()
+
+
+def _is_safe(path: str) -> bool:
+    return is_plain(path) and (not os.path.islink(path) or is_plain(os.path.realpath(path)))
 
 
 def _plain_suffix(path: str) -> str:

@@ -167,7 +167,9 @@ def gpus(config: SiteConfig) -> tuple[str, ...]:
 
 
 def worker_count(config: SiteConfig) -> int:
-    """Workers wanted: as set, else one per GPU, else one per two cores."""
+    """Workers of a run here: one inline, else as set, else one per GPU, else one per two cores."""
+    if config.executor == "inline":
+        return 1
     return config.workers or len(gpus(config)) or max(1, cores() // 2)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -190,7 +191,7 @@ def _scratch(folder: Path) -> Check:
     mend = "choose a node-local folder: --scratch-dir or TMPDIR"
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Check("scratch folder", False, f"{folder} does not exist or cannot be written", mend)
-    free = images.free_bytes(folder)
+    free = shutil.disk_usage(folder).free
     detail = f"{folder}, {free / 2**30:.1f} GiB free"
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
         return Check("scratch folder", False, f"{detail}, mounted noexec", mend)
@@ -205,7 +206,7 @@ def _cache(folder: Path) -> Check:
     mend = "choose another folder: MH_HPC_CACHE_DIR"
     if not os.access(existing, os.W_OK | os.X_OK):
         return Check("image store", False, f"{folder} cannot be written", mend)
-    free = images.free_bytes(folder)
+    free = shutil.disk_usage(existing).free
     good = free >= _CACHE_BYTES
     return Check("image store", good or None, f"{folder}, {free / 2**30:.1f} GiB free", "" if good else mend)
 

@@ -61,3 +61,8 @@ class InputError(ModelHubError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
         return type(self), (self.kind, str(self))
+
+
+def shown(path: object) -> str:
+    """A path for a message: one printable line, whatever bytes its name holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -116,10 +115,3 @@ def _checked(record: dict[str, Any], store: Path) -> Image:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes free where the folder is, or would be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import config
-from modelhub_hpc.errors import TryAgainError, UnfitError
+from modelhub_hpc.errors import TryAgainError, UnfitError, shown
 from modelhub_hpc.processes import pid_namespace, start_ticks
-from modelhub_hpc.runfolder import RunPaths, drop, publish_json, shown, storage, token
+from modelhub_hpc.runfolder import RunPaths, drop, publish_json, storage, token
 
 _NAME = re.compile(r"owner\.(\d{6,})")
 _BEATS = 3

@@ -221,7 +221,7 @@ def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observe
     """
     mine = owner.acquire(paths, job_id=config.caller().slurm_job_id)
     with _beating(mine):
-        workers = 1 if run.site.executor == "inline" else config.worker_count(run.site)
+        workers = config.worker_count(run.site)
         with open_executor(run.site.executor, workers, paths.private / "workers") as executor:
             outcome = _Loop(paths, run, options, observe, stop, executor, workers, mine).drive()
         finish.write(paths, run, chunk_table(paths) or [], outcome.stopped)

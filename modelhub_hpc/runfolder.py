@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias, Union
 
-from modelhub_hpc.errors import TryAgainError, UnfitError
+from modelhub_hpc.errors import TryAgainError, UnfitError, shown
 
 Json: TypeAlias = Union[None, bool, int, float, str, "list[Json]", "dict[str, Json]"]
 
@@ -128,11 +128,6 @@ class RunPaths:
 def token() -> str:
     """A name nobody else has."""
     return secrets.token_hex(8)
-
-
-def shown(path: str | Path) -> str:
-    """The path as one printable line, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 @contextlib.contextmanager

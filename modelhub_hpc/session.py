@@ -119,10 +119,12 @@ class Session:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Session:
+        self.scratch = launch.make_scratch(self.spec.scratch)
         try:
-            self.start()
+            self._start()
         except BaseException:
             self.kill()
+            shutil.rmtree(self.scratch, ignore_errors=True)  # of a process that was never started
             raise
         return self
 
@@ -131,9 +133,8 @@ class Session:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> Ready:
+    def _start(self) -> None:
         """Start the process and wait until the model is loaded; StartError with the reason otherwise."""
-        self.scratch = launch.make_scratch(self.spec.scratch)
         self.aliases = Aliases(self.scratch / "input", self._inside("input"))
         self.command = launch.command(self.spec, self.scratch)
         self.log_path = self._log_path()
@@ -160,7 +161,6 @@ class Session:
             )
         self._watch_stderr(self._process)
         self.ready = self._await_ready()
-        return self.ready
 
     def close(self) -> None:
         """End the model politely (end of input), then by force; nothing of it is left afterwards."""
@@ -199,6 +199,8 @@ class Session:
         process.wait()
         if not report:
             _kill_session(process.pid)
+        elif not report["clean"]:
+            log.warning("a process of a session on %s cannot be killed; see `ps -s %d`", _HOST, process.pid)
         process.stdout.close()
         self._stderr.join(CLOSE_S)
         self._link.close()
@@ -232,13 +234,7 @@ class Session:
             raise StartError(f"The model did not start: {message.get('error')}\n{trace}", evidence, went_away)
         if message["type"] != "ready" or message.get("protocol") != PROTOCOL:
             raise self._over("output", f"the engine does not speak protocol {PROTOCOL}: {str(message)[:200]}")
-        model = message.get("model") or {}
-        return Ready(
-            str(message.get("python")),
-            str(message.get("engine")),
-            str(model.get("id")),
-            str(model.get("name")),
-        )
+        return wire.ready(message)
 
     # -- work ---------------------------------------------------------------------------------------------------
 
@@ -318,10 +314,8 @@ class Session:
         report = self._finish()
         evidence = self._evidence(report)
         if report.get("killed_by") == "memory":
-            kind, message = (
-                "memory",
-                f"the model used more than the {self.spec.mem_mb} MiB it was given (--mem)",
-            )
+            limit = self.spec.mem_mb
+            kind, message = "memory", f"the model used more than the {limit} MiB it was given (--mem)"
         elif kind == "crash" and (evidence.code == 128 + signal.SIGBUS or "[Errno 107]" in evidence.tail):
             kind = "storage"
         if kind in ("crash", "storage"):

@@ -204,3 +204,10 @@ def test_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"modelhub_hpc.{name}"))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_an_inline_run_has_the_whole_machine() -> None:
+    local = config.SiteConfig(executor="local", workers=config.cores())
+    assert config.worker_count(local) == config.cores() and config.thread_count(local) == 1
+    inline = dataclasses.replace(local, executor="inline")
+    assert config.worker_count(inline) == 1 and config.thread_count(inline) == config.cores()

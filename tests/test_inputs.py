@@ -12,7 +12,7 @@ import hostile
 import numpy as np
 import pytest
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs import (
     InputLimits,
     accepts,
@@ -23,7 +23,6 @@ from modelhub_hpc.inputs import (
     non_finite,
     series_files,
     series_of,
-    shown,
 )
 from modelhub_hpc.registry import InputSpec
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from grounds import OBEDIENT, REPO, Write, processes
 
-from modelhub_hpc.errors import TryAgainError
+from modelhub_hpc.errors import TryAgainError, UnfitError
 from modelhub_hpc.launch import SessionSpec
 from modelhub_hpc.session import Session, SessionError, StartError
 from modelhub_hpc.wire import Reply, Request
@@ -192,6 +192,27 @@ def test_scratch_that_cannot_be_written_is_worth_another_try(spec: SessionSpec, 
         Session(dataclasses.replace(spec, scratch=tmp_path / "no")),
     ):
         pass
+
+
+def test_without_apptainer_nothing_is_left_either(
+    spec: SessionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    image = tmp_path / "some.sif"
+    with pytest.raises(UnfitError, match="hpc/install.sh"), Session(dataclasses.replace(spec, image=image)):
+        pass
+    assert not list(spec.scratch.iterdir())
+
+
+def test_a_link_into_a_folder_of_an_odd_name_reaches_the_model(spec: SessionSpec, command: Write) -> None:
+    folder = spec.roots[0].parent / "new\nline"
+    folder.mkdir()
+    target = command("OK 8").rename(folder / "x.npy")
+    link = spec.roots[0] / "link.npy"
+    link.symlink_to(target)
+    with Session(dataclasses.replace(spec, roots=(*spec.roots, folder))) as session:
+        (reply,) = ask(session, link)
+    assert reply.outputs and reply.outputs[0].prediction == [8.0, 16.0]
 
 
 HOLD = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class _Preview:
 
     @property
     def workers(self) -> int:
-        return 1 if self.run.site.executor == "inline" else config.worker_count(self.run.site)
+        return config.worker_count(self.run.site)
 
     @property
     def chunks(self) -> list[Chunk] | None:
@@ -56,7 +55,7 @@ def preview(paths: RunPaths, run: RunRequest, found: Found | None, state: State 
     """Show the run; found: its cases if it is new, state: what is done of it if it is not."""
     cases = found.cases if found else tuple(Manifest.open(paths.manifest, paths.manifest_index).cases())
     gpus = config.gpus(run.site)
-    scratch = config.scratch_dir(run.site) / f"mh-hpc-{os.getuid()}" / "SESSION"
+    scratch = config.scratch_dir(run.site) / "mh-hpc-SESSION"
     command = launch.command(run.session_spec(None, gpus), scratch)
     shown = _Preview(paths, run, cases, found.skipped if found else (), state, command)
     if voice.json:

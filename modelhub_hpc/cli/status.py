@@ -64,7 +64,7 @@ def _look(paths: RunPaths, of_run: RunRequest) -> Standing:
     running, driver = _driver(paths, fresh=progress.get("updated", 0.0) > time.time() - _FRESH_S)
     state = run.survey(paths, of_run)
     rate, eta_s = (progress.get("rate"), progress.get("eta_s")) if running else (None, None)
-    failures = first_failures(paths, of_run) if state.failed else []
+    failures = first_failures(paths, of_run, state) if state.failed else []
     return Standing(of_run, paths, state, running, driver, rate, eta_s, failures)
 
 

@@ -167,7 +167,7 @@ def _concluded(paths: RunPaths, state: State) -> bool:
 def _drive(paths: RunPaths, current: RunRequest, wanted: Submission, voice: Voice) -> int:
     limit = 0 if wanted.fail_fast else current.site.max_failures
     stop = Stop()
-    workers = 1 if current.site.executor == "inline" else config.worker_count(current.site)
+    workers = config.worker_count(current.site)
     with display.signals(stop, workers, resume_command(paths)), display.reporter(voice) as observe:
         outcome = run.execute(paths, current, Options(wanted.retry_failed, limit), observe, stop)
     return _conclude(paths, current, outcome, exit_code(outcome, stop, limit), voice)
@@ -190,7 +190,9 @@ def resume_command(paths: RunPaths) -> str:
 
 
 def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, code: int, voice: Voice) -> int:
-    failures = first_failures(paths, current) if outcome.progress.failed else []
+    failures = []
+    if outcome.progress.failed:
+        failures = first_failures(paths, current, run.survey(paths, current))
     if voice.json:
         voice.answer(_facts(paths, current, outcome, failures))
     _tell(paths, outcome, failures, voice)
@@ -203,10 +205,10 @@ def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, code: int,
     return code
 
 
-def first_failures(paths: RunPaths, current: RunRequest, count: int = _FIRST_FAILURES) -> list[CaseResult]:
+def first_failures(paths: RunPaths, current: RunRequest, state: State) -> list[CaseResult]:
     """The first failed cases, reading only the chunks that hold them."""
     chunks = run.chunk_table(paths) or []
-    failed = run.survey(paths, current).failed_by_chunk
+    failed, count = state.failed_by_chunk, _FIRST_FAILURES
     some = [chunk for chunk in chunks if chunk.index in failed][:count]
     found = (r for r in iter_results(paths, current.run_id, current.plan, some) if r.error)
     return [result for result, _ in zip(found, range(count))]

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.geometry import Geometry, of_steps
 from modelhub_hpc.inputs.rawfiles import (
     BLOCK,
@@ -20,7 +20,6 @@ from modelhub_hpc.inputs.rawfiles import (
     damaged,
     demand_elements,
     open_regular,
-    shown,
     size_of,
     truncated,
 )

@@ -13,14 +13,13 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.rawfiles import (
     BLOCK,
     InputLimits,
     damaged,
     demand_elements,
     demand_ratio,
-    shown,
     size_of,
     truncated,
 )

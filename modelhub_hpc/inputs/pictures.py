@@ -11,13 +11,12 @@ from typing import IO
 
 from PIL import Image
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.rawfiles import (
     BLOCK,
     InputLimits,
     damaged,
     demand_elements,
-    shown,
     size_of,
     truncated,
 )

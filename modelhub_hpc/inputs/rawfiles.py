@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 
 BLOCK = 1 << 20
 _BOMB_BYTES = 1 << 28  # below this no ratio is suspicious: an empty mask shrinks a thousandfold
@@ -25,12 +25,6 @@ class InputLimits:
     max_elements: int = 1 << 30  # pixels or voxels times channels
     max_pixels: int = 178_956_970  # of a 2-D picture: where Pillow refuses too
     max_ratio: float = 200.0  # unpacked to packed bytes, judged above 256 MiB unpacked
-
-
-def shown(path: str) -> str:
-    """The path for a message: one line of printable text, whatever bytes its name holds."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def os_error(path: str, error: OSError) -> InputError:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import IO
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.geometry import Geometry, filled, of_steps
 from modelhub_hpc.inputs.rawfiles import (
     InputLimits,
@@ -16,7 +16,6 @@ from modelhub_hpc.inputs.rawfiles import (
     demand_elements,
     demand_payload,
     open_regular,
-    shown,
     truncated,
 )
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.geometry import Geometry, of_steps
 from modelhub_hpc.inputs.rawfiles import (
     InputLimits,
@@ -21,7 +21,6 @@ from modelhub_hpc.inputs.rawfiles import (
     demand_elements,
     demand_payload,
     open_regular,
-    shown,
     truncated,
     unpacked,
 )

@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.inputs import shown
+from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.plan.manifest import Case
 
 MAX_ROOTS = 64

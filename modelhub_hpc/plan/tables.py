@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.inputs import identity_or_zero, shown
+from modelhub_hpc.errors import InvalidError, shown
+from modelhub_hpc.inputs import identity_or_zero
 from modelhub_hpc.plan.manifest import RESERVED, column_of
 from modelhub_hpc.registry import ModelEntry
 

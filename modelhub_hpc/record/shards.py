@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable, digest_of
-from modelhub_hpc.errors import TryAgainError
+from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import (
     PART,
@@ -27,7 +27,6 @@ from modelhub_hpc.runfolder import (
     drop,
     dumps,
     link_first,
-    shown,
     storage,
     sync_folder,
     token,

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelhub_hpc.errors import TryAgainError
+from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.hdf5 import read_array
 from modelhub_hpc.record.results import CaseResult, Output
-from modelhub_hpc.runfolder import PART, RunPaths, drop, shown, storage
+from modelhub_hpc.runfolder import PART, RunPaths, drop, storage
 from modelhub_hpc.record.shards import (
     DONE,
     FAILED,

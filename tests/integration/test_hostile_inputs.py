@@ -18,7 +18,7 @@ from driving import Ended, Site, finish
 from grounds import REPO
 from PIL import Image
 
-from modelhub_hpc.inputs import shown
+from modelhub_hpc.errors import shown
 from modelhub_hpc.record import CaseResult
 
 MEAN = REPO / "tests/contributions/mean"
