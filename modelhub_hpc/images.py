@@ -19,7 +19,7 @@ from typing import Any
 from modelhub_hpc import __version__, apptainer, config
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.registry import file_digest
+from modelhub_hpc.digests import file_digest
 from modelhub_hpc.runfolder import link_first, publish_json, storage, sync_folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import resources
+from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
 
 
@@ -94,23 +94,6 @@ def read(path: Path) -> ModelEntry:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidError(f"{path}: config.json or init.json lacks a required part: {error!r}") from error
-
-
-def tree_digest(folder: Path) -> str:
-    """sha256 over the names and contents of all files below the folder, byte-code caches aside."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        total.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while data := stream.read(2**20):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def _inputs(given: Mapping[str, Any]) -> tuple[InputSpec, ...]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from modelhub_hpc import __version__, config, finish, images, owner, registry, request, resources
 from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError
 from modelhub_hpc.executors import is_worker_lost, open_executor
 from modelhub_hpc.owner import Owner
@@ -124,7 +125,7 @@ def plan(asked: Asked) -> Planned:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         command=asked.command,
         software=__version__,
-        engine=registry.tree_digest(resources.folder("engine")),
+        engine=tree_digest(resources.folder("engine")),
         model=model,
         image=image,
         site=asked.site,
@@ -184,7 +185,7 @@ def resume(paths: RunPaths, site: SiteConfig) -> RunRequest:
         then, now = getattr(run.site, name), getattr(site, name)
         if then != now:
             raise InvalidError(f"This run was begun with {name} = {then}, not {now}. Use a new --outdir.")
-    if registry.tree_digest(run.model.contrib_src) != run.model.digest:
+    if tree_digest(run.model.contrib_src) != run.model.digest:
         raise InvalidError(
             f"The model in {run.model.path} has changed since this run began ({run.created}).\n"
             "Results of two models do not belong in one run: restore it, or use a new --outdir."

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from grounds import CACHE, IMAGE, OBEDIENT, Write
@@ -16,6 +17,10 @@ from modelhub_hpc import images
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.launch import SessionSpec
+
+# no memory of failed examples in the checkout, which may not be writable
+hypothesis.settings.register_profile("forgetful", database=None)
+hypothesis.settings.load_profile("forgetful")
 
 # Background jobs and nohup have signals ignored, children inherit that, and mh-hpc respects it; the tests of
 # signals want to be heard all the same.

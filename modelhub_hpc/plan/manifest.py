@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import os
 import re
@@ -17,6 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.runfolder import PART, link_first, storage, sync_folder, token
 
@@ -111,11 +111,7 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the file's bytes, in hex."""
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_digest(self.path)
 
     def cases(self, first: int = 0, count: int | None = None) -> list[Case]:
         """The cases of rows [first, first + count), read without touching other rows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ import h5py  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
+from modelhub_hpc.digests import file_digest
 from modelhub_hpc.runfolder import drop
 
 AttributeValue = str | int | float | tuple[float, ...] | tuple[int, ...] | tuple[str, ...]
@@ -169,7 +169,7 @@ class ArrayStore:
             self._sink.sync()
             self._sink.close()
         self._verify()
-        return self.path.stat().st_size, digest_of(self.path)
+        return self.path.stat().st_size, file_digest(self.path)
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -221,15 +221,6 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
         if str(dataset.attrs["dtype"]).startswith(("<U", ">U")):
             array = np.char.decode(array, "utf-8", "surrogatepass")
         return array
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex.  Raises OSError."""
-    digest = hashlib.sha256()
-    with io.open(path, "rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_storable(array: npt.NDArray[Any]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable, digest_of
+from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable
+from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import (
@@ -292,7 +293,7 @@ def _verify_arrays(folder: Path, arrays: dict[str, Any] | None, with_digest: boo
     path = folder / os.path.basename(str(arrays["file"]))
     try:
         size = path.stat().st_size
-        digest = digest_of(path) if with_digest and size == arrays["bytes"] else arrays["sha256"]
+        digest = file_digest(path) if with_digest and size == arrays["bytes"] else arrays["sha256"]
     except FileNotFoundError as error:
         raise ShardInvalid(f"its arrays file {path.name} is missing") from error
     if (size, digest) != (arrays["bytes"], arrays["sha256"]):
