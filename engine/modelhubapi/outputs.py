@@ -1,6 +1,7 @@
 """What a model returned, taken apart into named outputs, and made fit for JSON or a file."""
 
 import json
+import os
 import sys
 
 from modelhublib.errors import as_text
@@ -12,6 +13,13 @@ _FILE_KINDS = "biufcV"  # the dtype kinds that both .npy without pickle and HDF5
 
 class OutputError(Exception):
     """The model returned something that can't be passed on."""
+
+
+class _Plain(object):
+    """A file as numpy does not know it: into real files it writes past Python, and can't say "disk full"."""
+
+    def __init__(self, stream):
+        self.write = stream.write
 
 
 class Output(object):
@@ -89,6 +97,28 @@ def to_array(output, notes):
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return numpy.asarray(array, order="C")
+
+
+def save_array(array, folder, name):
+    """Write array as folder/name, which appears whole or not at all; return its dtype and size.
+
+    Raises OutputError if the file can't be written.
+    """
+    from numpy.lib import format as numpy_format  # numpy.save asks more of a file than _Plain offers
+    path = os.path.join(folder, name)
+    part = os.path.join(folder, "." + name + ".part")
+    try:
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+        with open(part, "wb") as stream:
+            numpy_format.write_array(_Plain(stream), array, allow_pickle=False)
+        size = os.path.getsize(part)
+        os.rename(part, path)
+    except (IOError, OSError) as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise OutputError("the array for %s could not be saved: %s" % (name, error))
+    return {"dtype": str(array.dtype), "bytes": size}
 
 
 def is_text_array(output):

@@ -8,25 +8,17 @@ End of input means exit 0.
 """
 
 import argparse
-import importlib
 import json
-import os
 import platform
 import sys
-import threading
-import traceback
 
-from modelhublib import ioconfig
-from modelhublib.errors import as_text, error_line
 from modelhublib.paths import PY2, native_path
 
-from . import ModelHubAPI, __version__, outputs
+from . import __version__, outputs
+from .hosting import exit_soon, flush, load, model_input, short_error, short_traceback
 from .wire import HostGone, Wire
 
 PROTOCOL = 1
-_MAX_ERROR = 4000  # characters
-_MAX_TRACEBACK = 20000
-_EXIT_GRACE_S = 2.0  # what the model's own threads get to end before they are ended
 
 
 def main(argv=None):
@@ -43,18 +35,18 @@ def main(argv=None):
 
 def _serve(wire, options):
     try:
-        api = _load(options.contrib_src, options.model_module)
+        api = load(options.contrib_src, options.model_module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a model that exits can't start
-        wire.send({"type": "fatal", "error": _error(error), "traceback": _traceback()})
+        wire.send({"type": "fatal", "error": short_error(error), "traceback": short_traceback()})
         return 1
     wire.send(_ready(api))
     for line in wire.lines():
         message = _parse_message(line)
         if message is not None:
             wire.send(_answer(api, wire, message))
-            _flush()
+            flush()
     return 0
 
 
@@ -64,17 +56,6 @@ def _parse(argv):
     parser.add_argument("--contrib-src", default="/contrib_src", help="the contribution's folder")
     parser.add_argument("--model-module", default="inference", help="the module that holds the class Model")
     return parser.parse_args(argv)
-
-
-def _load(contrib_src, module):
-    """Return the API of the contribution's model; its code opens "model/..." and imports from its folder."""
-    contrib_src = os.path.abspath(contrib_src)
-    os.chdir(contrib_src)
-    sys.path.insert(0, contrib_src)
-    configured = ModelHubAPI(None, contrib_src)
-    configured.load_config()  # first, because it fails faster than weights load
-    configured.model = importlib.import_module(module).Model()
-    return configured
 
 
 def _ready(api):
@@ -107,30 +88,19 @@ def _answer(api, wire, message):
     """Return the answer to one predict message, whatever the model does."""
     failed = {"type": "failed", "id": message["id"]}
     try:
-        named, seconds = api.infer(_model_input(api, message["input"]))
+        named, seconds = api.infer(model_input(api, message["input"]))
         wire.leave_if_forked()
         described, notes = _deliver(named, native_path(message["output_dir"]))
     except KeyboardInterrupt:
         raise
     except outputs.OutputError as error:
         wire.leave_if_forked()
-        return dict(failed, error=_error(error), traceback=_traceback(), kind="output")
+        return dict(failed, error=short_error(error), traceback=short_traceback(), kind="output")
     except BaseException as error:  # the one place where a model's error becomes data; SystemExit too
         wire.leave_if_forked()
-        return dict(failed, error=_error(error), traceback=_traceback(), kind="model")
+        return dict(failed, error=short_error(error), traceback=short_traceback(), kind="model")
     return {"type": "done", "id": message["id"], "outputs": described,
             "seconds": round(seconds, 6), "notes": notes}
-
-
-def _model_input(api, given):
-    """Return the input of a message as the API takes it.
-
-    Models with several inputs have always found the overall `format` beside them.
-    """
-    if isinstance(given, dict) and "format" not in given:
-        declared = api.load_config()["model"]["io"]["input"]
-        return dict(given, format=ioconfig.input_formats(declared))
-    return given
 
 
 def _deliver(named, output_dir):
@@ -140,7 +110,8 @@ def _deliver(named, output_dir):
     for index, output in enumerate(named):
         entry = {"name": output.name, "type": output.type, "description": output.description}
         if output.is_array and not outputs.is_text_array(output):
-            entry.update(_save(outputs.to_array(output, notes), output_dir, "%d.npy" % index))
+            name = "%d.npy" % index
+            entry.update(outputs.save_array(outputs.to_array(output, notes), output_dir, name), file=name)
         else:
             entry["prediction"] = outputs.to_json(output, notes)
         entry["shape"] = output.shape
@@ -148,62 +119,5 @@ def _deliver(named, output_dir):
     return described, notes
 
 
-def _save(array, output_dir, name):
-    """Write array as output_dir/name, which appears whole or not at all."""
-    from numpy.lib import format as numpy_format  # numpy.save asks more of a file than _Plain offers
-    path = os.path.join(output_dir, name)
-    part = os.path.join(output_dir, "." + name + ".part")
-    try:
-        if not os.path.isdir(output_dir):
-            os.makedirs(output_dir)
-        with open(part, "wb") as stream:
-            numpy_format.write_array(_Plain(stream), array, allow_pickle=False)
-        size = os.path.getsize(part)
-        os.rename(part, path)
-    except (IOError, OSError) as error:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise outputs.OutputError("the array for %s could not be saved: %s" % (name, error))
-    return {"file": name, "dtype": str(array.dtype), "bytes": size}
-
-
-class _Plain(object):
-    """A file as numpy does not know it: into real files it writes past Python, and can't say "disk full"."""
-
-    def __init__(self, stream):
-        self.write = stream.write
-
-
-def _error(error):
-    return error_line(error)[:_MAX_ERROR]
-
-
-def _traceback():
-    """Return the current traceback as text; of a very long one the beginning and the end."""
-    text = as_text(traceback.format_exc())
-    if len(text) <= _MAX_TRACEBACK:
-        return text
-    half = _MAX_TRACEBACK // 2
-    return text[:half] + u"\n[...]\n" + text[-half:]
-
-
-def _flush():
-    """Send what the model printed on its way, so that it stands before the next case's."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, ValueError, IOError, OSError):
-            continue  # the model closed or replaced it: there is nothing left to lose
-
-
-def _exit_soon(code):
-    """Leave, but let no thread of the model keep this process alive."""
-    timer = threading.Timer(_EXIT_GRACE_S, os._exit, [code])
-    timer.daemon = True
-    timer.start()
-    _flush()
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    _exit_soon(main())
+    exit_soon(main())

@@ -1,6 +1,7 @@
 """What the HTTP interface does, apart from HTTP: uploads, downloads, samples, and one inference at a time.
 
-Flask is imported only when a ModelHubRESTAPI is made.
+Flask is imported only when a ModelHubRESTAPI is made, and what only some requests need when they come: every
+program that uses a model imports this module, and waits for it.
 """
 
 import collections
@@ -12,13 +13,12 @@ import shutil
 import sys
 import tempfile
 import threading
-import zipfile
 
 from modelhublib import ioconfig
 from modelhublib.errors import as_text, error_line
 from modelhublib.paths import TEXT_TYPES, native_path
 
-from . import fetch, filetypes, outputs
+from . import filetypes, outputs
 from .pythonapi import ModelHubAPI
 
 MEGABYTE = 1024 * 1024
@@ -93,6 +93,7 @@ class ModelHubRESTAPI(object):
 
     def predict_url(self, url, url_root):
         """Predict on the file at an http(s) address."""
+        from . import fetch
         if not fetch.is_url(url):
             raise RequestError("fileurl has to be an http or https address")
         with self.request_folder() as folder:
@@ -122,6 +123,7 @@ class ModelHubRESTAPI(object):
 
     def zip_model(self, folder):
         """Write the contribution's model/ as a zip into folder; return its path and the name to give it."""
+        import zipfile
         path = os.path.join(folder, "model.zip")
         source = os.path.join(self.api.contrib_src_dir, "model")
         # Files in images may be dated 1970, which zip can't say.
@@ -177,6 +179,7 @@ class ModelHubRESTAPI(object):
 
     def _local_file(self, entry, section, place):
         """Return the local path of one input of a JSON file; place: where to put what has to be fetched."""
+        from . import fetch
         url = entry["fileurl"]
         if not fetch.is_url(url):
             return self._sample_path(url)
@@ -198,6 +201,7 @@ class ModelHubRESTAPI(object):
         raise RequestError("%s is neither an http(s) address nor a file of sample_data" % name)
 
     def _fetch(self, url, path):
+        from . import fetch
         limits = fetch.Limits(
             self.max_upload_bytes, self.limits.url_timeout_s, self.limits.allow_private_urls)
         try:

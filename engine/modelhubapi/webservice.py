@@ -8,7 +8,12 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def start(model, contribSrcDir, host=None, port=None, **options):
-    """Serve model until interrupted.
+    """Serve model until interrupted; the arguments are those of make."""
+    make(model, contribSrcDir, host, port, **options).start()
+
+
+def make(model, contribSrcDir, host=None, port=None, **options):
+    """Return the ModelHubRESTAPI that serves model.
 
     host, port: where to listen; left out, MODELHUB_HOST and MODELHUB_PORT say it, or else 127.0.0.1 and 8080.
     Not all addresses, because there is no password; not port 80, because that takes root.
@@ -19,4 +24,4 @@ def start(model, contribSrcDir, host=None, port=None, **options):
     if host in _LOOPBACK:
         # A web page can lead a browser here under a name of its own; under these names it can't.
         options.setdefault("allowed_hosts", _LOOPBACK)
-    ModelHubRESTAPI(model, contribSrcDir, host=host, port=port, **options).start()
+    return ModelHubRESTAPI(model, contribSrcDir, host=host, port=port, **options)

@@ -19,8 +19,8 @@ class Wire(object):
     def __init__(self):
         """Take over fd 0 and 1: from here on the model's stdout is stderr, and its stdin is empty."""
         sys.stdout.flush()
-        self._in = _private_copy(0)
-        self._out = _private_copy(1)
+        self._in = private_copy(0)
+        self._out = private_copy(1)
         self._pid = os.getpid()
         self._rest = b""
         os.dup2(2, 1)
@@ -64,7 +64,8 @@ class Wire(object):
             self._in = self._out = None
 
 
-def _private_copy(fd):
+def private_copy(fd):
+    """Return a copy of fd that no child inherits, out of reach of code that closes or reuses low numbers."""
     copy = fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH_FD)
     fcntl.fcntl(copy, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     return copy

@@ -33,16 +33,17 @@ PINS: dict[str, list[str]] = {
             "SimpleITK==2.4.1", "Flask==3.0.3"],
 }
 CURRENT = ["pytest", "waitress", "numpy", "Pillow", "h5py", "SimpleITK", "Flask"]
+PURE = ["--implementation", "py", "--abi", "none", "--platform", "any"]  # pip's words for such wheels
 PIP_FOR_OLD = "pip==21.3.1"  # the last for 3.6; what comes with 3.6 can't choose versions
 
 # No resolver runs for 2.7, so that these are complete lists.
 BINARY_27 = ["numpy==1.16.6", "Pillow==6.2.2", "h5py==2.10.0", "SimpleITK==1.2.4", "MarkupSafe==1.1.1"]
-PURE_27 = ["six==1.16.0", "setuptools==44.1.1", "pytest==4.6.11", "py==1.11.0", "attrs==21.4.0",
-           "pluggy==0.13.1", "atomicwrites==1.4.0", "more-itertools==5.0.0", "packaging==20.9",
-           "pyparsing==2.4.7", "wcwidth==0.2.5", "zipp==1.2.0", "importlib-metadata==2.1.3",
-           "contextlib2==0.6.0.post1", "pathlib2==2.3.5", "configparser==4.0.2",
-           "funcsigs==1.0.2", "backports.functools-lru-cache==1.6.4", "Flask==0.12.5", "Werkzeug==0.16.1",
-           "Jinja2==2.11.3", "itsdangerous==1.1.0", "click==7.1.2", "waitress==1.4.4"]
+PYTEST_27 = ["six==1.16.0", "setuptools==44.1.1", "pytest==4.6.11", "py==1.11.0", "attrs==21.4.0",
+             "pluggy==0.13.1", "atomicwrites==1.4.0", "more-itertools==5.0.0", "packaging==20.9",
+             "pyparsing==2.4.7", "wcwidth==0.2.5", "zipp==1.2.0", "importlib-metadata==2.1.3",
+             "contextlib2==0.6.0.post1", "pathlib2==2.3.5", "configparser==4.0.2",
+             "funcsigs==1.0.2", "backports.functools-lru-cache==1.6.4", "waitress==1.4.4"]
+FLASK_27 = ["Flask==0.12.5", "Werkzeug==0.16.1", "Jinja2==2.11.3", "itsdangerous==1.1.0", "click==7.1.2"]
 SOURCE_27 = "scandir==1.10.0"  # has no wheel; its one module works without its extension
 DEBIAN_27 = "bullseye"  # the last Debian with a Python 2.7
 PACKAGES_27 = ["python2.7-minimal", "python2.7", "libpython2.7-minimal", "libpython2.7-stdlib",
@@ -172,22 +173,30 @@ def pip_for(python: Interpreter) -> list[str]:
 
 def install_27(libraries: Path, work: Path) -> None:
     """The same for 2.7, for which no pip of today runs: this interpreter's pip fetches for it."""
-    pip = [sys.executable, "-m", "pip"]
-    fetch = [*pip, "install", "-q", "--no-deps", "--only-binary", ":all:", "--upgrade",
-             "--python-version", "27", "--target", str(libraries)]
     binary = ["--implementation", "cp", "--abi", "cp27mu",
               "--platform", "manylinux1_x86_64", "--platform", "manylinux2010_x86_64"]
-    pure = ["--implementation", "py", "--abi", "none", "--platform", "any"]
-    call([*fetch, *binary, *BINARY_27], "wheels of 2.7")
-    call([*fetch, *pure, *PURE_27], "pure wheels of 2.7")
+    fetch("2.7", libraries, *binary, *BINARY_27)
+    fetch_pytest_27(libraries, work)
+    fetch("2.7", libraries, *PURE, *FLASK_27)
+
+
+def fetch_pytest_27(libraries: Path, work: Path) -> None:
+    """Put pytest for 2.7 and all that it needs into the folder libraries. Raises Unavailable."""
+    fetch("2.7", libraries, *PURE, *PYTEST_27)
     sources = work / "source-2.7"
     source = ["download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(sources), SOURCE_27]
-    call([*pip, *source], SOURCE_27)
+    call([sys.executable, "-m", "pip", *source], SOURCE_27)
     with tarfile.open(next(sources.glob("scandir-*.tar.gz"))) as archive:
         member = next(name for name in archive.getnames() if name.endswith("/scandir.py"))
         stream = archive.extractfile(member)
         assert stream is not None
         (libraries / "scandir.py").write_bytes(stream.read())
+
+
+def fetch(version: str, libraries: Path, *what: str) -> None:
+    """Put wheels for another Python into the folder libraries; what: options and names for pip."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--upgrade"]
+    call([*pip, "--python-version", version, "--target", str(libraries), *what], "wheels of " + version)
 
 
 def run_tests(python: Interpreter, libraries: Path, work: Path) -> Row:
