@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = ROOT / "hpc" / "install.sh"
 BUILD_IMAGE = ROOT / "recipes" / "onnxruntime" / "build_image.sh"
+BUILD_LEGACY = ROOT / "recipes" / "legacy" / "build_image.sh"
 # What a set-up would change
 TOUCHED = (
     "/usr/bin/apptainer",
@@ -74,13 +75,13 @@ debian_12 = pytest.mark.skipif(not is_debian_12(), reason="the script sets up De
 # ---- install.sh ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [INSTALL, BUILD_IMAGE])
+@pytest.mark.parametrize("script", [INSTALL, BUILD_IMAGE, BUILD_LEGACY])
 def test_script_is_executable_and_explains_itself(script: Path) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and "exit codes:" in done.stdout
 
 
-@pytest.mark.parametrize("script", [INSTALL, BUILD_IMAGE])
+@pytest.mark.parametrize("script", [INSTALL, BUILD_IMAGE, BUILD_LEGACY])
 def test_shellcheck_has_no_complaint(script: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
@@ -206,7 +207,7 @@ def test_other_hosts_are_told_the_right_command_and_left_alone(
     [
         ((), "no output file given"),
         (("--output", "x.tar"), "unknown option '--output'"),
-        (("--mirror",), "--mirror needs a URI"),
+        (("--mirror",), "--mirror needs a value"),
         (("a.tar", "b.tar"), "one output file is wanted, got 'a.tar' and 'b.tar'"),
         (("/no such folder/a.tar",), "no such folder: /no such folder"),
     ],
@@ -214,6 +215,11 @@ def test_other_hosts_are_told_the_right_command_and_left_alone(
 def test_recipe_refuses_wrong_use(arguments: tuple[str, ...], message: str) -> None:
     done = run(BUILD_IMAGE, *arguments)
     assert done.returncode == 2 and message in done.stderr
+
+
+def test_legacy_recipe_knows_two_pythons(tmp_path: Path) -> None:
+    done = run(BUILD_LEGACY, "--python", "3.5", tmp_path / "a.tar")
+    assert done.returncode == 2 and "no recipe for Python '3.5'" in done.stderr and "2.7 or 3.6" in done.stderr
 
 
 def test_recipe_says_what_to_install(tmp_path: Path, bare_path: Path) -> None:
@@ -224,9 +230,17 @@ def test_recipe_says_what_to_install(tmp_path: Path, bare_path: Path) -> None:
     assert not (tmp_path / "a.tar").exists()
 
 
-def test_recipe_pins_every_wheel_by_content() -> None:
-    lines = (BUILD_IMAGE.parent / "requirements.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize(
+    ("script", "file", "count", "machines"),
+    [
+        (BUILD_IMAGE, "requirements.txt", 2, 2),  # x86_64 and aarch64
+        (BUILD_LEGACY, "requirements-2.7.txt", 11, 1),
+        (BUILD_LEGACY, "requirements-3.6.txt", 11, 1),
+    ],
+)
+def test_recipe_pins_every_wheel_by_content(script: Path, file: str, count: int, machines: int) -> None:
+    lines = (script.parent / file).read_text(encoding="utf-8").splitlines()
     pinned = [line for line in lines if line and not line.startswith(("#", " "))]
     hashes = [line for line in lines if "--hash=sha256:" in line]
-    assert len(pinned) == 2 and all("==" in line for line in pinned)
-    assert len(hashes) == 2 * len(pinned)  # x86_64 and aarch64
+    assert len(pinned) == count and all("==" in line for line in pinned)
+    assert len(hashes) == machines * len(pinned)
