@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import re
 import shlex
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelhub_hpc import config, resources
-from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError
+from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, shown
 
 log = logging.getLogger(__name__)
 
 # where site installs and their helpers (squashfuse, fuse-overlayfs) live when a job's PATH is bare
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+NAMESPACES_MEND = (
+    "An administrator mends it:  sysctl -w user.max_user_namespaces=15000\n"
+    "and, where these exist:     sysctl -w kernel.unprivileged_userns_clone=1 "
+    "kernel.apparmor_restrict_unprivileged_userns=0"
+)
+SECCOMP = resources.folder("hpc") / "seccomp.json"
+_NOT_FATAL = 2  # of unsquashfs: what only root may make, such as device nodes, was left out
 _BUILD_TIMEOUT_S = 3600.0
 _ASK_TIMEOUT_S = 120.0
 
@@ -41,7 +52,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class Containment:
-    """What a container may see and do: nothing but this."""
+    """What a container may see and do: nothing but this. seccomp: a list of forbidden system calls (SECCOMP)."""
 
     home: Path
     workdir: Path
@@ -50,7 +61,7 @@ class Containment:
     env: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
     network: bool = False
-    seccomp: bool = True
+    seccomp: Path | None = None
 
 
 def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[str]:
@@ -62,7 +73,7 @@ def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[
         *("--uts", "--hostname", "model"),
         # --containall leaves the host's network in place, services on loopback included
         *(() if inside.network else ("--net", "--network", "none")),
-        *(("--security", f"seccomp:{resources.folder('hpc') / 'seccomp.json'}") if inside.seccomp else ()),
+        *(("--security", f"seccomp:{inside.seccomp}") if inside.seccomp else ()),
         *(("--nv",) if inside.gpu else ()),
         # --no-home would leave HOME pointing nowhere; --workdir lifts the 64 MiB limit off /tmp
         *("--home", f"{inside.home}:/home/model", "--workdir", str(inside.workdir), "--pwd", inside.cwd),
@@ -108,26 +119,157 @@ def version() -> str:
     return _output([program(), "--version"]).split()[-1]
 
 
-def build(target: Path, source: str, scratch: Path) -> None:
-    """Convert `source` (docker-archive:FILE, a sandbox folder, ...) into the SIF `target`, rootless.
+def unpack(target: Path, source: str, scratch: Path) -> None:
+    """Unpack `source` into the new folder `target` as a tree of files that belong to this user.
 
-    The target is written in place by apptainer and may be partial when this raises.
+    source: what `apptainer build` takes, such as oci:FOLDER or a folder. Apptainer follows links in the tree when it
+    writes files of its own there: images.unpacking keeps it from doing harm.
+    Raises InvalidError with apptainer's reason, UnfitError or TryAgainError where this machine is the reason.
+    """
+    # --fix-perms: the owner may read all and enter everywhere, without which nobody could look at or mend the tree
+    _build(["--sandbox", "--fix-perms", str(target), source], source, scratch)
+
+
+def unsquash(target: Path, image: Path, offset: int, scratch: Path) -> None:
+    """Unpack the squashfs that begins `offset` bytes into `image` into the new folder `target`.
+
+    With squashfs-tools, which Apptainer itself needs. Raises InvalidError, UnfitError or TryAgainError.
+    """
+    tool = config.find_program("unsquashfs", _SYSTEM_PATH)
+    if tool is None:
+        raise UnfitError("unsquashfs is not installed, or not on PATH.\nInstall the package squashfs-tools.")
+    # no attributes, since those of the system are for root to set
+    command = [tool, "-no-progress", "-no-xattrs", "-offset", str(offset), "-dest", str(target), str(image)]
+    done = _run(command, scratch, _BUILD_TIMEOUT_S)
+    if done.returncode not in (0, _NOT_FATAL):
+        raise _build_error(str(image), done.returncode, _plain(done.stderr)[-2000:], scratch)
+
+
+def build(target: Path, source: str, scratch: Path, *, fakeroot: bool = False) -> None:
+    """Pack `source` (a folder that `unpack` made, a definition, ...) into the SIF `target`, rootless.
+
+    fakeroot: play root while building, which a definition with a %post section needs.
+    The target is written in place by apptainer and may be partial when this raises, as `unpack` does.
     """
     # zstd packs in a third of the time of the default gzip, to the same size, and starts faster
-    packing = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3")
-    command = [program(), "-q", "build", *packing, str(target), source]
+    packing = ["--mksquashfs-args", "-comp zstd -Xcompression-level 3"]
+    flags = [*packing, *(["--fakeroot"] if fakeroot else [])]
+    folder = Path(source)
+    if folder.is_dir():
+        # by its name alone: Apptainer writes what it is given into the image's labels, for everybody to read
+        _build([*flags, str(target), f"./{folder.name}"], source, scratch, cwd=folder.parent)
+    else:
+        _build([*flags, str(target), source], source, scratch)
+
+
+def _build(arguments: Sequence[str], source: str, scratch: Path, cwd: Path = Path("/")) -> None:
+    # its cache would be a compressed copy of every layer, and fails when several processes fill it
+    command = [program(), "-q", "--nocolor", "build", "--disable-cache", *arguments]
     log.info("%s", shlex.join(command))
-    done = _run(command, scratch, _BUILD_TIMEOUT_S)
+    done = _run(command, scratch, _BUILD_TIMEOUT_S, cwd=cwd)
     if done.returncode:
-        tail = done.stderr.decode(errors="replace").strip()[-2000:]
-        raise InvalidError(f"{source} could not be converted (exit code {done.returncode}).\n{tail}")
+        raise _build_error(source, done.returncode, _plain(done.stderr)[-2000:], scratch)
+
+
+def _build_error(source: str, code: int, words: str, scratch: Path) -> ModelHubError:
+    """The error that a failed build means, by what Apptainer said."""
+    if mend(words):
+        return UnfitError(f"Apptainer cannot build here.\n{mend(words)}\n{words}")
+    if re.search("no space left on device|disk quota exceeded", words, re.IGNORECASE):
+        free = shutil.disk_usage(scratch).free / 1e6
+        return TryAgainError(
+            f"No room to convert {shown(source)}: {free:.0f} MB free in {shown(scratch)}.\n{words}"
+        )
+    if code < 0:
+        return TryAgainError(f"Apptainer was killed by signal {-code} while it converted {shown(source)}.")
+    return InvalidError(f"{shown(source)} could not be converted (exit code {code}).\n{words}")
+
+
+def mend(words: str) -> str:
+    """What an administrator can do about what Apptainer said, where its words tell; else ""."""
+    if re.search("user namespace", words, re.IGNORECASE):
+        return f"Apptainer may not make user namespaces on this machine.\n{NAMESPACES_MEND}"
+    return ""
+
+
+def labels(image: Path) -> dict[str, str]:
+    """The labels of a SIF or of an unpacked tree. Raises InvalidError if it is neither."""
+    answer = json.loads(_output([program(), "inspect", "--json", "--labels", str(image)]))
+    found: dict[str, str] = answer["data"]["attributes"]["labels"] or {}
+    return found
+
+
+def embed(image: Path, name: str, data: bytes, scratch: Path) -> None:
+    """Add a JSON object to a SIF, beside its file system, which does not change."""
+    part = scratch / name
+    part.write_bytes(data)
+    # group 1 is that of the file system: one signature covers both
+    kind = ["--datatype", "6", "--groupid", "1", "--filename", name]
+    _output([program(), "sif", "add", *kind, str(image), str(part)])
 
 
 def start_argv(image: Path) -> tuple[str, ...]:
-    """The image's own start command as Docker recorded it (its CMD), e.g. ("python", "run.py"); () if none."""
+    """The image's own start command as Docker recorded it, e.g. ("python", "run.py"); () if none."""
     script = _output([program(), "inspect", "--runscript", str(image)])
-    match = re.search(r"^OCI_CMD='(.*)'$", script, re.MULTILINE)
-    return tuple(shlex.split(match[1])) if match else ()
+    parts = (re.search(rf"^{name}='(.*)'$", script, re.MULTILINE) for name in ("OCI_ENTRYPOINT", "OCI_CMD"))
+    return tuple(word for part in parts if part for word in shlex.split(part[1]))
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What Apptainer says of the signatures of a SIF.
+
+    valid: there is one, and all of them, of known keys, suit every object; signers: fingerprints of the keys whose
+    signature suits the file system; reason: Apptainer's, where not valid.
+    """
+
+    valid: bool
+    signers: tuple[str, ...]
+    reason: str
+
+
+def secret_keys() -> tuple[str, ...]:
+    """The fingerprints of this user's secret PGP keys, in Apptainer's order."""
+    listed = _output([program(), "key", "list", "--secret", "--keysdir", str(config.caller().apptainer_keys)])
+    return tuple(re.findall(r"^\s*F\w*:\s*([0-9A-F]{40,})$", listed, re.MULTILINE))
+
+
+def sign(image: Path, fingerprint: str) -> None:
+    """Sign all objects of a SIF, in place, with one of `secret_keys`.
+
+    Apptainer asks for the passphrase on the caller's terminal. Raises InvalidError if it does not sign.
+    """
+    number = str(secret_keys().index(fingerprint))
+    keys = {"APPTAINER_KEYSDIR": str(config.caller().apptainer_keys)}
+    # the prompt is written to stdout, where answers of ours may go
+    done = subprocess.run(
+        [program(), "-q", "--nocolor", "sign", "--keyidx", number, str(image)],
+        env={**environment(Path("/nonexistent")), **keys},
+        stdout=2,
+        stderr=subprocess.PIPE,
+    )
+    if done.returncode:
+        raise InvalidError(f"Apptainer did not sign with the key {fingerprint}.\n{_plain(done.stderr)}")
+
+
+def verify(image: Path) -> Signatures:
+    """Check all signatures of a SIF with the public keys that this user and this machine have; no network."""
+    command = [program(), "--nocolor", "verify", "--json", "--local", str(image)]
+    with tempfile.TemporaryDirectory() as empty:
+        # without a keyring Apptainer would make one, even where HOME is read-only
+        keys = config.caller().apptainer_keys
+        own = {"APPTAINER_KEYSDIR": str(keys if keys.is_dir() else empty)}
+        done = _run(command, Path(empty), _BUILD_TIMEOUT_S, {**environment(Path(empty)), **own})
+    reasons = [line for line in _plain(done.stderr).splitlines() if line.startswith("FATAL")]
+    reason = " ".join(reasons).removeprefix("FATAL:").strip()
+    try:
+        found = [each["Signer"] for each in json.loads(done.stdout)["SignerKeys"] or ()]
+    except (ValueError, KeyError, TypeError):
+        return Signatures(False, (), reason or "Apptainer gave no answer that can be read")
+    good = {
+        s["Fingerprint"].upper() for s in found if s["Partition"] == "FS" and s["KeyCheck"] and s["DataCheck"]
+    }
+    return Signatures(done.returncode == 0, tuple(sorted(good - {""})), reason)
 
 
 def try_command(command: Sequence[str], scratch: Path, timeout_s: float = 60.0) -> tuple[int, str]:
@@ -147,11 +289,26 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _run(command: Sequence[str], scratch: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+def _plain(text: bytes) -> str:
+    return _COLOUR.sub("", text.decode(errors="replace")).strip()
+
+
+def _run(
+    command: Sequence[str],
+    scratch: Path,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[bytes]:
     """The one place where a command is run to its end; TryAgainError if that takes too long."""
     try:
         return subprocess.run(
-            command, env=environment(scratch), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+            command,
+            env=env or environment(scratch),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
         raise TryAgainError(f"`{shlex.join(command)}`: no answer within {timeout_s:.0f} s.") from None

@@ -67,6 +67,9 @@ class SiteConfig:
     cache_dir: Path | None = _option(None, "image store that can be written; default ~/.cache/mh-hpc")
     library_dirs: tuple[Path, ...] = _option((), "read-only image stores, searched first (':'-separated)")
     model_dirs: tuple[Path, ...] = _option((), "folders with contributions, searched first (':'-separated)")
+    require_signature: tuple[str, ...] = _option(
+        (), "use only images signed by one of these PGP keys (fingerprints, ':'-separated)"
+    )
 
 
 OPTIONS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(SiteConfig)}
@@ -81,6 +84,7 @@ class Caller:
     tmpdir: Path
     path: str
     library_path: str
+    apptainer_keys: Path
     user: str
     cuda_visible_devices: str | None
     slurm_job_id: str | None
@@ -95,10 +99,35 @@ def caller() -> Caller:
         tmpdir=Path(env.get("TMPDIR") or "/tmp").absolute(),
         path=env.get("PATH", os.defpath),
         library_path=env.get("LD_LIBRARY_PATH", ""),
+        apptainer_keys=_apptainer_keys(env, home),
         user=_user(),
         cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"),
         slurm_job_id=env.get("SLURM_JOB_ID"),
     )
+
+
+def _apptainer_keys(env: Mapping[str, str], home: Path) -> Path:
+    """Where Apptainer keeps this user's PGP keys."""
+    own = env.get("APPTAINER_KEYSDIR")
+    return Path(own) if own else Path(env.get("APPTAINER_CONFIGDIR") or home / ".apptainer") / "keys"
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Where credentials for container registries may lie, best first; and those that the environment holds."""
+
+    files: tuple[Path, ...]
+    username: str | None
+    password: str | None = field(repr=False)
+
+
+def logins() -> Logins:
+    """Apptainer's own credentials go before Docker's, as in Apptainer."""
+    env, home = os.environ, caller().home
+    own = Path(env.get("APPTAINER_CONFIGDIR") or home / ".apptainer") / "docker-config.json"
+    docker = Path(env.get("DOCKER_CONFIG") or home / ".docker") / "config.json"
+    names = "APPTAINER_DOCKER_USERNAME", "APPTAINER_DOCKER_PASSWORD"
+    return Logins((own, docker), *(env.get(name) or None for name in names))
 
 
 def _user() -> str:
@@ -178,8 +207,9 @@ def thread_count(config: SiteConfig) -> int:
     return config.threads or max(1, cores() // worker_count(config))
 
 
-def find_program(name: str) -> str | None:
-    return shutil.which(name, path=caller().path)
+def find_program(name: str, more: str = "") -> str | None:
+    """Where a program lies on the caller's PATH, or else in the folders of `more`; None if nowhere."""
+    return shutil.which(name, path=f"{caller().path}:{more}" if more else caller().path)
 
 
 def megabytes(text: str | int) -> int:
@@ -242,7 +272,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if origin is Literal:
         return _choice(typing.get_args(kind), value)
     if origin is tuple:
-        return tuple(_path(p) for p in _parts(value))
+        each = _path if typing.get_args(kind)[0] is Path else _fingerprint
+        return tuple(each(part) for part in _parts(value))
     if kind is bool:
         return _boolean(value)
     if kind is Path:
@@ -280,13 +311,21 @@ def _parts(value: Any) -> Sequence[Any]:
         return [p for p in value.split(":") if p]
     if isinstance(value, (list, tuple)):
         return value
-    raise ValueError("a list of folders")
+    raise ValueError("a list")
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, (str, Path)) or not str(value):
         raise ValueError("a path")
     return Path(value).expanduser().absolute()
+
+
+def _fingerprint(value: Any) -> str:
+    """Of a PGP key, as `apptainer key list` or gpg shows it."""
+    text = "".join(str(value).split()).upper()
+    if not re.fullmatch("[0-9A-F]{40}|[0-9A-F]{64}", text):
+        raise ValueError("a fingerprint of 40 hexadecimal digits (apptainer key list)")
+    return text
 
 
 def _number(kind: type, value: Any, name: str) -> int | float:

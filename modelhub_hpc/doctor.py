@@ -104,8 +104,7 @@ def _user_namespaces() -> Check:
     code, output = apptainer.try_command([unshare, "-Ur", "true"], Path("/"))
     if code == 0:
         return Check(name, True, "an ordinary user can make them")
-    mend = "as root: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 (and see AppArmor)"
-    return Check(name, False, output or f"unshare ended with {code}", mend)
+    return Check(name, False, output or f"unshare ended with {code}", apptainer.NAMESPACES_MEND)
 
 
 def _fuse() -> Check:
@@ -169,7 +168,8 @@ def _start(name: str, image: Path, base: Path, network: bool, seccomp: bool) -> 
         home, work = Path(folder) / "home", Path(folder) / "work"
         home.mkdir()
         work.mkdir()
-        inside = Containment(home=home, workdir=work, cwd="/", binds=(), network=network, seccomp=seccomp)
+        forbidden = apptainer.SECCOMP if seccomp else None
+        inside = Containment(home=home, workdir=work, cwd="/", binds=(), network=network, seccomp=forbidden)
         code, output = apptainer.try_command(apptainer.exec_command(image, _SHELL, inside), Path(folder))
     if code == 0:
         return Check(name, True, image.name)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelhub_hpc import aliases, apptainer, config, resources
 from modelhub_hpc.apptainer import Bind, Containment
 from modelhub_hpc.errors import TryAgainError
-from modelhub_hpc.processes import pid_namespace, start_ticks
+from modelhub_hpc.processes import ended_folders, private_folder, remove_tree
 
 _BOOT = (
     "import sys; sys.path.insert(0, {engine!r}); from modelhubapi.pipeservice import main; sys.exit(main())"
@@ -24,6 +21,21 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+
+
+# where a stranger finds a session's folders: any that every machine has, since it is only its own mount namespace
+_STRANGERS_PLACE = Path("/mnt")
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """Another user of this machine, as whom a session runs to prove that its image suits anybody.
+
+    uid: inside `namespace`, the command that gives a mount namespace and the right to become that user.
+    """
+
+    uid: int
+    namespace: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,23 +57,50 @@ class SessionSpec:
     max_log_mb: int
     network: bool
     seccomp: bool
+    stranger: Stranger | None = None
 
 
 def command(spec: SessionSpec, scratch: Path) -> list[str]:
     """The command that serves the wire; pure, so that --dry-run can show it."""
     if spec.image is None:
         return _boot(spec.interpreter, str(resources.folder("engine")), str(spec.contrib_src))
+    place = _STRANGERS_PLACE if spec.stranger else scratch
+    shown = _shown(spec, place)
     inside = Containment(
-        home=scratch / "home",
-        workdir=scratch / "work",
+        home=place / "home",
+        workdir=place / "work",
         cwd="/contrib_src",
-        binds=_binds(spec, scratch),
+        binds=_binds(spec, place, shown),
         env=_model_environment(spec),
         gpu=bool(spec.gpus),
         network=spec.network,
-        seccomp=spec.seccomp,
+        seccomp=shown["seccomp.json"] if spec.seccomp else None,
     )
-    return apptainer.exec_command(spec.image, _boot(spec.interpreter, "/framework", "/contrib_src"), inside)
+    boot = _boot(spec.interpreter, "/framework", "/contrib_src")
+    command = apptainer.exec_command(shown["image.sif"], boot, inside)
+    return _as_stranger(spec.stranger, spec, scratch, command) if spec.stranger else command
+
+
+def _ours(spec: SessionSpec) -> dict[str, Path]:
+    """What a session reads, by the names that a stranger sees."""
+    assert spec.image is not None
+    folders = {"contrib_src": spec.contrib_src, "framework": resources.folder("engine")}
+    return {**folders, "image.sif": spec.image, "seccomp.json": apptainer.SECCOMP}
+
+
+def _shown(spec: SessionSpec, place: Path) -> dict[str, Path]:
+    return {name: place / name if spec.stranger else path for name, path in _ours(spec).items()}
+
+
+def _as_stranger(stranger: Stranger, spec: SessionSpec, scratch: Path, command: list[str]) -> list[str]:
+    script = [
+        str(resources.folder("hpc") / "as_stranger.sh"),
+        str(stranger.uid),
+        str(_STRANGERS_PLACE),
+        str(scratch),
+    ]
+    ours = [f"{name}={path}" for name, path in _ours(spec).items()]
+    return [*stranger.namespace, "sh", *script, *ours, "--", *command]
 
 
 def _boot(interpreter: str, engine: str, contrib_src: str) -> list[str]:
@@ -72,7 +111,7 @@ def _boot(interpreter: str, engine: str, contrib_src: str) -> list[str]:
 def environment(spec: SessionSpec, scratch: Path) -> dict[str, str]:
     """The environment of the session's process on the host, built from empty."""
     if spec.image is not None:
-        return apptainer.environment(scratch)
+        return apptainer.environment(_STRANGERS_PLACE if spec.stranger else scratch)
     caller = config.caller()
     paths = {"PATH": caller.path, "LD_LIBRARY_PATH": caller.library_path}
     places = {"HOME": str(scratch / "home"), "TMPDIR": str(scratch / "work")}
@@ -86,20 +125,19 @@ def _model_environment(spec: SessionSpec) -> dict[str, str]:
     return {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **threads, **python, **devices}
 
 
-def _binds(spec: SessionSpec, scratch: Path) -> tuple[Bind, ...]:
-    private = [Bind(scratch / name, f"/{name}", writable=True) for name in ("output", "working", "temp")]
-    ours = [Bind(spec.contrib_src, "/contrib_src"), Bind(resources.folder("engine"), "/framework")]
+def _binds(spec: SessionSpec, place: Path, shown: Mapping[str, Path]) -> tuple[Bind, ...]:
+    private = [Bind(place / name, f"/{name}", writable=True) for name in ("output", "working", "temp")]
+    ours = [Bind(shown[name], f"/{name}") for name in ("contrib_src", "framework")]
     inputs = [Bind(root, str(root)) for root in spec.roots if aliases.is_plain(str(root))]
-    return (*ours, *inputs, Bind(scratch / "input", "/input"), *private)
+    return (*ours, *inputs, Bind(place / "input", "/input"), *private)
 
 
 def make_scratch(base: Path) -> Path:
     """A private folder for one session, after removing those whose process is gone."""
-    # host and namespace, since nodes may share the folder and process numbers only mean something within
-    prefix = f"mh-hpc-{os.getuid()}-{socket.gethostname()}-{pid_namespace().strip('pid:[]')}-"
     try:
-        _sweep(base, prefix)
-        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-{start_ticks(os.getpid())}-", dir=base))
+        for left in ended_folders(base, "mh-hpc"):
+            remove_tree(left)
+        folder = private_folder(base, "mh-hpc")
         for name in ("home", "work", "output", "working", "temp", "input"):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
@@ -107,10 +145,3 @@ def make_scratch(base: Path) -> Path:
             f"No session folder can be made in {base}: {error.strerror}. Choose another: --scratch-dir or TMPDIR."
         ) from error
     return folder
-
-
-def _sweep(base: Path, prefix: str) -> None:
-    for folder in base.glob(f"{prefix}*-*-*"):
-        pid, ticks, _ = folder.name.removeprefix(prefix).split("-", 2)
-        if folder.lstat().st_uid == os.getuid() and str(start_ticks(int(pid))) != ticks:
-            shutil.rmtree(folder, ignore_errors=True)

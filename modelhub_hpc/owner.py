@@ -1,24 +1,28 @@
-"""One driver per run folder: who it is, whether it lives, and how another takes over.
+"""One owner per folder: who it is, whether it lives, and how another takes over.
 
-Owner records are numbered files that are published once and never change; the highest number owns the run.
-Taking over is publishing the next number, which only one process can do.
+A run is owned by its driver, a conversion by the process that makes it. Owner records are numbered files that are
+published once and never change; the highest number owns. Taking over is publishing the next number, which only
+one process can do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import config
-from modelhub_hpc.errors import TryAgainError, UnfitError, shown
+from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, shown
 from modelhub_hpc.processes import pid_namespace, start_ticks
-from modelhub_hpc.runfolder import RunPaths, drop, publish_json, storage, token
+from modelhub_hpc.runfolder import drop, publish_json, storage, token
 
 _NAME = re.compile(r"owner\.(\d{6,})")
 _BEATS = 3
@@ -30,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnerRecord:
-    """Who drives a run.
+    """Who owns a folder.
 
     pid, start_ticks and pid_namespace name a process of one boot of one host; started: local time with zone.
     """
@@ -52,19 +56,19 @@ class OwnerRecord:
 
 
 class Owner:
-    """The right to drive a run, from acquire() until release() or the end of this process."""
+    """The right to what a folder stands for, from acquire() until release() or the end of this process."""
 
-    def __init__(self, paths: RunPaths, number: int, record: OwnerRecord, interval_s: float) -> None:
+    def __init__(self, folder: Path, number: int, record: OwnerRecord, interval_s: float) -> None:
         self.record = record
-        self._next = _record_path(paths, number + 1)
-        self._released = _released_path(paths, number)
-        self._beat_path = _beat_path(paths, record)
+        self._next = _record_path(folder, number + 1)
+        self._released = _released_path(folder, number)
+        self._beat_path = _beat_path(folder, record)
         self._interval_s = interval_s
         self._counter = 0
         self._last_beat_s = -interval_s
 
     def beat(self) -> None:
-        """Show other hosts that this driver lives; call it often, it writes once per interval.
+        """Show other hosts that this owner lives; call it often, it writes once per interval.
 
         Raises TryAgainError or UnfitError if the storage fails.
         """
@@ -82,11 +86,11 @@ class Owner:
                 os.close(descriptor)
 
     def is_current(self) -> bool:
-        """Whether nobody has taken over, which can happen if this driver seemed dead to another host."""
+        """Whether nobody has taken over, which can happen if this owner seemed dead to another host."""
         return not self._next.exists() and not self._released.exists()
 
     def release(self) -> None:
-        """Let the next driver start at once.
+        """Let the next owner start at once.
 
         Storage that fails is only logged: the end of this process lets it start, too.
         """
@@ -97,60 +101,94 @@ class Owner:
         drop(self._beat_path)
 
 
-def acquire(paths: RunPaths, interval_s: float = 10.0, job_id: str | None = None) -> Owner:
-    """Become the driver of a run.
+def acquire(folder: Path, what: str, interval_s: float = 10.0, job_id: str | None = None) -> Owner:
+    """Become the driver of what the folder stands for; `what` names it in messages ("Run /path").
 
-    interval_s: how often a driver shows that it lives; one on another host that shows nothing for three
-    intervals counts as dead.  Raises TryAgainError if another driver lives or the storage fails.
+    interval_s: how often an owner shows that it lives; one on another host that shows nothing for three
+    intervals counts as dead.  Raises TryAgainError if another owner lives or the storage fails.
+    """
+    found = contend(folder, interval_s, job_id)
+    if isinstance(found, Owner):
+        return found
+    raise TryAgainError(f"""
+        {what} is driven by {found.describe()}.
+        Wait for it, or end that driver; then the same command continues the run.""")
+
+
+def contend(folder: Path, interval_s: float = 10.0, job_id: str | None = None) -> Owner | OwnerRecord:
+    """Become the owner, or tell who is, after three intervals at most.
+
+    Raises TryAgainError or UnfitError if the storage fails.
     """
     record = _own_record(job_id)
     for _ in range(_ATTEMPTS):
-        number = _highest(paths)
-        if number:
-            _refuse_if_alive(paths, number, interval_s)
-        owner = Owner(paths, number + 1, record, interval_s)
+        number = _highest(folder)
+        if number and (living := _living(folder, number, interval_s)):
+            return living
+        owner = Owner(folder, number + 1, record, interval_s)
         owner.beat()
-        if publish_json(_record_path(paths, number + 1), asdict(record)):
+        if publish_json(_record_path(folder, number + 1), asdict(record)):
             return owner
-        drop(_beat_path(paths, record))
+        drop(_beat_path(folder, record))
         time.sleep(0.05)  # somebody else was first; a network file system may show the name a little later
-    raise TryAgainError(f"Run {shown(paths.root)} changes its driver again and again; try again later.")
+    latest = _read_record(_record_path(folder, _highest(folder)))
+    if latest is not None:
+        return latest  # of a crowd that takes turns quickly
+    raise TryAgainError(f"{shown(folder)} changes its owner again and again; try again later.")
+
+
+@contextlib.contextmanager
+def beating(owner: Owner, interval_s: float) -> Iterator[None]:
+    """Show that this owner lives, from a thread, since its work may keep this one for hours; then release."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(interval_s):
+            try:
+                owner.beat()
+            except ModelHubError as error:
+                _log.warning("%s", error)  # the work meets the same storage, and decides
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        owner.release()
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a run. alive: None where that cannot be seen from this host at a glance."""
+    """Who owns a folder. alive: None where that cannot be seen from this host at a glance."""
 
     record: OwnerRecord
     alive: bool | None
 
 
-def holder(paths: RunPaths) -> Holder | None:
-    """Who drives a run, without waiting for a heartbeat; None if it was released or has never been driven.
+def holder(folder: Path) -> Holder | None:
+    """Who owns a folder, without waiting for a heartbeat; None if it was released or has never been owned.
 
-    Raises UnfitError where the folder's private part is not this user's to read.
+    Raises UnfitError where the folder is not this user's to read.
     """
-    number = _highest(paths)
-    if not number or _released_path(paths, number).exists():
+    number = _highest(folder)
+    if not number or _released_path(folder, number).exists():
         return None
-    record = _read_record(_record_path(paths, number))
+    record = _read_record(_record_path(folder, number))
     return Holder(record, _seen_alive(record)) if record else None
 
 
-def _refuse_if_alive(paths: RunPaths, number: int, interval_s: float) -> None:
-    if _released_path(paths, number).exists():
-        return
-    record = _read_record(_record_path(paths, number))
-    if record is None or not _is_alive(paths, record, interval_s):
-        return
-    raise TryAgainError(f"""
-        Run {shown(paths.root)} is driven by {record.describe()}.
-        Wait for it, or end that driver; then the same command continues the run.""")
-
-
-def _is_alive(paths: RunPaths, record: OwnerRecord, interval_s: float) -> bool:
-    seen = _seen_alive(record)
-    return _beats(_beat_path(paths, record), interval_s) if seen is None else seen
+def _living(folder: Path, number: int, interval_s: float) -> OwnerRecord | None:
+    """The owner of that number, if it lives and has not released."""
+    released = _released_path(folder, number)
+    record = None if released.exists() else _read_record(_record_path(folder, number))
+    if record is None:
+        return None
+    alive = _seen_alive(record)
+    if alive is None:
+        alive = _beats(_beat_path(folder, record), released, interval_s)
+    return record if alive else None
 
 
 def _seen_alive(record: OwnerRecord) -> bool | None:
@@ -167,14 +205,14 @@ def _seen_alive(record: OwnerRecord) -> bool | None:
     return None
 
 
-def _beats(path: Path, interval_s: float) -> bool:
-    """Watch a heartbeat until it changes, for three intervals at most.
+def _beats(path: Path, released: Path, interval_s: float) -> bool:
+    """Watch a heartbeat until it changes or its owner releases, for three intervals at most.
 
     Its content counts, not its time: the clocks of two hosts differ.
     """
     first = _content(path)
     end_s = time.monotonic() + _BEATS * interval_s
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s and not released.exists():
         time.sleep(min(interval_s / 5, 1.0))
         if _content(path) != first:
             return True
@@ -188,9 +226,9 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _highest(paths: RunPaths) -> int:
-    with storage(paths.private):
-        matches = [_NAME.fullmatch(name) for name in os.listdir(paths.private)]
+def _highest(folder: Path) -> int:
+    with storage(folder):
+        matches = [_NAME.fullmatch(name) for name in os.listdir(folder)]
     return max((int(match[1]) for match in matches if match), default=0)
 
 
@@ -206,16 +244,16 @@ def _read_record(path: Path) -> OwnerRecord | None:
         return None
 
 
-def _record_path(paths: RunPaths, number: int) -> Path:
-    return paths.private / f"owner.{number:06d}"
+def _record_path(folder: Path, number: int) -> Path:
+    return folder / f"owner.{number:06d}"
 
 
-def _released_path(paths: RunPaths, number: int) -> Path:
-    return paths.private / f"owner.{number:06d}.released"
+def _released_path(folder: Path, number: int) -> Path:
+    return folder / f"owner.{number:06d}.released"
 
 
-def _beat_path(paths: RunPaths, record: OwnerRecord) -> Path:
-    return paths.private / f"beat.{record.token}"
+def _beat_path(folder: Path, record: OwnerRecord) -> Path:
+    return folder / f"beat.{record.token}"
 
 
 def _own_record(job_id: str | None) -> OwnerRecord:

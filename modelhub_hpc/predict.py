@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhub_hpc import config, inputs, request
+from modelhub_hpc import config, images, inputs, request
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InputError, TryAgainError
 from modelhub_hpc.plan import Case, Manifest
@@ -87,6 +87,7 @@ class Predictor:
             logs, _share(config.gpus(run.site), slot, config.worker_count(run.site))
         )
         self._session: Session | None = None
+        self._runs_from: images.Inode | None = None
         self._storage_faults = 0
 
     def close(self) -> None:
@@ -97,12 +98,14 @@ class Predictor:
     def predict(self, rows: Iterable[Row]) -> Iterator[Predicted]:
         """One result per row, in any order; arrays of a result last until the next one is asked for.
 
-        Raises StartError if the model does not start, TryAgainError if storage fails.
+        Raises StartError if the model does not start, TryAgainError if storage fails, and InvalidError, at the end
+        at the latest, if the image was changed under the model: then none of these results counts.
         """
         waiting = collections.deque(rows)
         try:
             while waiting:
                 yield from self._until_session_ends(waiting)
+            self._check_again()
         except BaseException:
             self.close()  # answers may still be on their way, and must not be taken for those of another case
             raise
@@ -174,13 +177,24 @@ class Predictor:
     def _warm(self) -> Session:
         if self._session is None:
             try:
-                self._session = Session(self._spec).__enter__()
+                self._session = self._started()
             except StartError as error:
+                self._check_again()
                 if not error.sudden:
                     raise
                 log.warning("%s; starting it once more", error)
-                self._session = Session(self._spec).__enter__()
+                self._session = self._started()
         return self._session
+
+    def _started(self) -> Session:
+        if self._run.image is not None:
+            self._runs_from = images.check(self._run.image)
+        return Session(self._spec).__enter__()
+
+    def _check_again(self) -> None:
+        """A model whose image is overwritten may go on and be wrong. Raises InvalidError."""
+        if self._run.image is not None and self._runs_from is not None:
+            images.check_again(self._run.image, self._runs_from)
 
     def _inspect(self, case: Case) -> None:
         self._unchanged(case)

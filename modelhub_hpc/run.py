@@ -7,13 +7,11 @@ lost at any time.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import json
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
@@ -23,7 +21,7 @@ from pathlib import Path
 from modelhub_hpc import __version__, config, finish, images, owner, registry, request, resources
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import tree_digest
-from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError
+from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, shown
 from modelhub_hpc.executors import is_worker_lost, open_executor
 from modelhub_hpc.owner import Owner
 from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots
@@ -118,6 +116,8 @@ def plan(asked: Asked) -> Planned:
     model = registry.find(asked.model, asked.site.model_dirs)
     found = find_cases(asked.inputs, model, Path.cwd())
     image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
+    if image is not None:
+        images.admit(image, asked.site)
     run_id = f"{time.strftime('%Y%m%d')}-{model.name}-{_letters(4)}"
     outdir = asked.outdir or Path("runs") / run_id
     run = RunRequest(
@@ -145,7 +145,7 @@ def begin(planned: Planned) -> RunRequest:
     paths, found = planned.paths, planned.found
     refuse_foreign(paths)
     paths.create()
-    mine = owner.acquire(paths, job_id=config.caller().slurm_job_id)
+    mine = _drive(paths)
     try:
         if paths.run_json.exists():
             raise TryAgainError(
@@ -190,15 +190,22 @@ def resume(paths: RunPaths, site: SiteConfig) -> RunRequest:
             f"The model in {run.model.path} has changed since this run began ({run.created}).\n"
             "Results of two models do not belong in one run: restore it, or use a new --outdir."
         )
-    if run.image and not (run.image.path.is_file() and run.image.path.stat().st_size == run.image.bytes):
-        raise InvalidError(
-            f"The image of this run has changed or is gone: {run.image.path}. Use a new --outdir."
-        )
+    if run.image is not None:
+        _admit_again(run.image, site)
     if Manifest.open(paths.manifest, paths.manifest_index).digest != run.plan:
         raise InvalidError(
             f"{paths.manifest} has changed since this run began; it must not. Use a new --outdir."
         )
     return dataclasses.replace(run, site=site)
+
+
+def _admit_again(image: images.Image, site: SiteConfig) -> None:
+    try:
+        images.admit(image, site)
+    except InvalidError as error:
+        raise InvalidError(
+            f"{error}\nThis run was begun with that image. Without it, use a new --outdir."
+        ) from error
 
 
 def chunk_table(paths: RunPaths) -> list[Chunk] | None:
@@ -220,8 +227,8 @@ def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observe
 
     Raises TryAgainError if another driver has the run.
     """
-    mine = owner.acquire(paths, job_id=config.caller().slurm_job_id)
-    with _beating(mine):
+    mine = _drive(paths)
+    with owner.beating(mine, BEAT_S):
         workers = config.worker_count(run.site)
         with open_executor(run.site.executor, workers, paths.private / "workers") as executor:
             outcome = _Loop(paths, run, options, observe, stop, executor, workers, mine).drive()
@@ -231,26 +238,9 @@ def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observe
         return outcome
 
 
-@contextlib.contextmanager
-def _beating(mine: Owner) -> Iterator[None]:
-    """Show that this driver lives, from a thread, since an inline chunk may keep the loop for hours."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT_S):
-            try:
-                mine.beat()
-            except ModelHubError as error:
-                log.warning("%s", error)  # the loop meets the same storage, and decides
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        mine.release()
+def _drive(paths: RunPaths) -> Owner:
+    """Become the driver of the run, from here on until release. Raises TryAgainError if another one lives."""
+    return owner.acquire(paths.private, f"Run {shown(paths.root)}", job_id=config.caller().slurm_job_id)
 
 
 @dataclass

@@ -288,8 +288,8 @@ def _rename_first(part: Path, final: Path) -> bool:
 def _no_exclusive_names(final: Path) -> UnfitError:
     return UnfitError(f"""
         {shown(final.parent)} is on a file system ({_file_system(final.parent)})
-        that has neither hard links nor exclusive renames: attempts could overwrite each other's results.
-        Choose a run folder on another file system (--outdir).""")
+        that has neither hard links nor exclusive renames: two processes could overwrite each other's files.
+        Choose another file system (--outdir for a run, MH_HPC_CACHE_DIR for images).""")
 
 
 def _file_system(folder: Path) -> str:

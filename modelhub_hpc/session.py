@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelhub_hpc import launch, resources, wire
+from modelhub_hpc import apptainer, launch, resources, wire
 from modelhub_hpc.aliases import Aliases
 from modelhub_hpc.errors import EXIT_INVALID, EXIT_UNFIT, ModelHubError, TryAgainError
 from modelhub_hpc.launch import SessionSpec
@@ -92,7 +92,9 @@ class StartError(ModelHubError):
     def __init__(self, message: str, evidence: Evidence, sudden: bool = False) -> None:
         super().__init__(message)
         self.evidence = evidence
-        self.sudden = sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
+        self.sudden = (
+            sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
+        )
         broken_host = evidence.code in (126, 127, 255)
         self.exit_code = EXIT_UNFIT if broken_host else EXIT_INVALID
 
@@ -226,7 +228,8 @@ class Session:
             seconds = f"within {self.spec.start_timeout_s:.0f} s" if error.kind == "timeout" else "at all"
             text = f"The model did not start {seconds}: {error}"
             sudden = error.kind in ("crash", "storage")
-            raise StartError(f"{text}\n{error.evidence.text()}", error.evidence, sudden) from None
+            mend = apptainer.mend(error.evidence.tail)
+            raise StartError(f"{text}\n{error.evidence.text()}\n{mend}", error.evidence, sudden) from None
         if message["type"] == "fatal":
             trace = str(message.get("traceback", "")).strip()
             evidence = self._evidence(self._finish())

@@ -126,7 +126,8 @@ def test_values_become_their_types(home: Path, name: str, given: object, value: 
         ("mem_mb", "4 parsecs", "an amount of memory such as 4096 or 4G"),
         ("runtime", "docker", "one of apptainer, host"),
         ("allow_network", "perhaps", "yes or no"),
-        ("library_dirs", 7, "a list of folders"),
+        ("library_dirs", 7, "a list"),
+        ("require_signature", "cafe", "a fingerprint of 40 hexadecimal digits (apptainer key list)"),
         ("scratch_dir", "", "a path"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One driver per run folder, with real processes that are killed, stopped and raced."""
+"""One owner per folder, with real processes that are killed, stopped and raced."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from modelhub_hpc.errors import TryAgainError
 from modelhub_hpc.owner import acquire
 from modelhub_hpc.record import RunPaths
 try:
-    owner = acquire(RunPaths(Path(sys.argv[1])), 0.1)
+    owner = acquire(RunPaths(Path(sys.argv[1])).private, "Run " + sys.argv[1], 0.1)
     print("mine", flush=True)
 except TryAgainError as error:
     print(str(error).replace(chr(10), " "), flush=True)
@@ -48,7 +48,7 @@ for number in range(rounds):
     while not (top / f"go{number}").exists():
         time.sleep(0.001)
     try:
-        owners.append(acquire(RunPaths(top / f"run{number}"), 0.1))
+        owners.append(acquire(RunPaths(top / f"run{number}").private, "A run", 0.1))
         print("won", flush=True)
     except TryAgainError:
         print("refused", flush=True)
@@ -100,7 +100,7 @@ def test_a_living_driver_keeps_its_run_and_is_named(paths):
     assert line(driver) == "mine"
     began = time.monotonic()
     with pytest.raises(TryAgainError) as refused:
-        acquire(paths, job_id="77")
+        acquire(paths.private, f"Run {paths.root}", job_id="77")
     assert time.monotonic() - began < 5 and refused.value.exit_code == 75
     user = json.loads(owner_file(paths).read_bytes())["user"]
     host = os.uname().nodename
@@ -119,26 +119,26 @@ def test_a_killed_driver_is_followed_at_once(paths, reaped):
     else:
         os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
     began = time.monotonic()
-    owner = acquire(paths, interval_s=60)
+    owner = acquire(paths.private, "Run", interval_s=60)
     assert time.monotonic() - began < 5
     assert owner.is_current() and owner_file(paths, 2).exists()
     end(driver)
 
 
 def test_who_holds_a_run_is_told_without_waiting(paths):
-    assert holder(paths) is None
+    assert holder(paths.private) is None
     driver = start(DRIVER, paths.root)
     assert line(driver) == "mine"
-    found = holder(paths)
+    found = holder(paths.private)
     assert found and found.alive is True and found.record.pid == driver.pid
     end(driver)
-    found = holder(paths)
+    found = holder(paths.private)
     assert found and found.alive is False
     rewrite(paths, host="node7")
-    found = holder(paths)
+    found = holder(paths.private)
     assert found and found.alive is None and "on node7" in found.record.describe()
-    acquire(paths, 0.05).release()
-    assert holder(paths) is None
+    acquire(paths.private, "Run", 0.05).release()
+    assert holder(paths.private) is None
 
 
 def test_a_stopped_driver_is_not_dead(paths):
@@ -146,39 +146,39 @@ def test_a_stopped_driver_is_not_dead(paths):
     assert line(driver) == "mine"
     driver.send_signal(signal.SIGSTOP)
     with pytest.raises(TryAgainError):
-        acquire(paths, 0.1)
+        acquire(paths.private, "Run", 0.1)
     end(driver)
 
 
 def test_a_released_run_is_taken_at_once_by_a_living_process(paths):
-    first = acquire(paths, 60)
+    first = acquire(paths.private, "Run", 60)
     assert first.is_current()
     first.release()
     assert not first.is_current()
-    second = acquire(paths, 60, job_id="4711")
+    second = acquire(paths.private, "Run", 60, job_id="4711")
     assert second.is_current() and json.loads(owner_file(paths, 2).read_bytes())["job_id"] == "4711"
     with pytest.raises(TryAgainError, match="SLURM job 4711"):
-        acquire(paths, 60)
+        acquire(paths.private, "Run", 60)
     assert [path.name for path in paths.private.glob("beat.*")] == [f"beat.{second.record.token}"]
 
 
 def test_a_run_folder_that_went_away_can_be_released(paths, caplog):
-    owner = acquire(paths, 60)
+    owner = acquire(paths.private, "Run", 60)
     paths.root.rename(paths.root.with_name("elsewhere"))
     owner.release()
     assert "No such file or directory" in caplog.text and not paths.root.exists()
 
 
 def test_another_process_with_the_same_pid_is_another(paths):
-    acquire(paths, 60)
+    acquire(paths.private, "Run", 60)
     rewrite(paths, start_ticks=1)
-    assert acquire(paths, 60).is_current()
+    assert acquire(paths.private, "Run", 60).is_current()
 
 
 def test_a_driver_of_an_earlier_boot_is_dead(paths):
-    acquire(paths, 60)
+    acquire(paths.private, "Run", 60)
     rewrite(paths, boot_id="another")
-    assert acquire(paths, 60).is_current()
+    assert acquire(paths.private, "Run", 60).is_current()
 
 
 def keep_beating(owner: Owner, until: threading.Event) -> None:
@@ -196,25 +196,25 @@ def keep_beating(owner: Owner, until: threading.Event) -> None:
     ids=["host", "container", "user"],
 )
 def test_a_driver_out_of_sight_lives_while_its_heart_beats(paths, elsewhere):
-    first = acquire(paths, 0.2)
+    first = acquire(paths.private, "Run", 0.2)
     rewrite(paths, **elsewhere)
     over = threading.Event()
     heart = threading.Thread(target=keep_beating, args=(first, over))
     heart.start()
     try:
         with pytest.raises(TryAgainError, match="driven by pid"):
-            acquire(paths, 0.2)
+            acquire(paths.private, "Run", 0.2)
     finally:
         over.set()
         heart.join()
     began = time.monotonic()
-    assert acquire(paths, 0.2).is_current()
+    assert acquire(paths.private, "Run", 0.2).is_current()
     assert 0.6 <= time.monotonic() - began < 5, "three intervals are watched"
     assert not first.is_current()
 
 
 def test_the_heart_beats_once_per_interval(paths):
-    owner = acquire(paths, 0.3)
+    owner = acquire(paths.private, "Run", 0.3)
     file = paths.private / f"beat.{owner.record.token}"
     before = file.read_bytes()
     owner.beat()
@@ -226,13 +226,13 @@ def test_the_heart_beats_once_per_interval(paths):
 
 def test_a_damaged_record_does_not_lock_the_run(paths, caplog):
     owner_file(paths).write_text('{"token": "abc')
-    assert acquire(paths, 60).is_current()
+    assert acquire(paths.private, "Run", 60).is_current()
     assert "owner.000001 is damaged" in caplog.text
 
 
 def test_a_missing_run_folder_is_not_made(tmp_path):
     with pytest.raises(TryAgainError, match="No such file"):
-        acquire(RunPaths(tmp_path / "gone"))
+        acquire(tmp_path / "gone", "Run")
     assert not (tmp_path / "gone").exists()
 
 
@@ -240,7 +240,7 @@ def test_a_missing_run_folder_is_not_made(tmp_path):
 def test_a_run_of_another_user_is_refused(paths):
     paths.private.chmod(0o500)
     with pytest.raises(UnfitError, match="cannot be written: Permission denied"):
-        acquire(paths)
+        acquire(paths.private, "Run")
     paths.private.chmod(0o700)
 
 
@@ -253,7 +253,7 @@ def test_of_twenty_starters_one_wins_every_round(tmp_path):
         paths = RunPaths(tmp_path / f"run{number}")
         paths.create()
         if number % 2:
-            acquire(paths, 60)
+            acquire(paths.private, "Run", 60)
             rewrite(paths, pid=2**30)
         (tmp_path / f"go{number}").touch()
         assert sorted(line(each) for each in starters) == ["refused"] * 19 + ["won"]

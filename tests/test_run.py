@@ -35,7 +35,7 @@ def test_a_run_that_was_killed_before_it_had_a_run_json_can_begin(planned: run.P
 
 def test_two_drivers_cannot_begin_one_run(planned: run.Planned) -> None:
     planned.paths.create()
-    mine = owner.acquire(planned.paths)
+    mine = owner.acquire(planned.paths.private, "Run")
     with pytest.raises(TryAgainError, match=f"pid {os.getpid()}"):
         run.begin(planned)
     mine.release()

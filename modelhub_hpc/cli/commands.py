@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelhub_hpc import __version__, config
+from modelhub_hpc.cli.build import build
+from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, one_line, size
+from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, one_line
+from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
 
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
@@ -195,20 +198,29 @@ def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json
 
 @cli.command()
 @click.argument("source")
-@click.option("--name", required=True, metavar="REPOSITORY/IMAGE:TAG", help="What models call this image.")
+@click.option(
+    "--name", metavar="NAME[:TAG]", help="What models call this image; default: what SOURCE calls it."
+)
+@click.option("--strict", is_flag=True, help="Refuse an image that is not certified.")
+@click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option("--no-https", is_flag=True, help="The registry speaks HTTP without TLS.")
 @_json
-def convert(source: str, name: str, as_json: bool) -> int:
-    """Convert a Docker image into the image store; SOURCE is e.g. docker-archive:FILE.tar."""
-    from modelhub_hpc import images
-    from modelhub_hpc.cli import progress
+def convert(source: str, name: str | None, strict: bool, offline: bool, no_https: bool, as_json: bool) -> int:
+    """Convert SOURCE into the image store and prove that it runs: for any user, offline, read-only.
 
-    voice = _voice(as_json)
-    with progress.waiting(voice, f"Converting {one_line(source)}"):
-        image = images.convert(source, name, config.load())
-    if voice.json:
-        voice.answer({**dataclasses.asdict(image), "path": str(image.path)})
-    voice.say(f"{one_line(image.name)} is {one_line(image.path)} ({size(image.bytes)})")
-    return EXIT_DONE
+    SOURCE: docker://[HOST/]REPOSITORY[:TAG][@DIGEST], docker-archive:FILE, oci:FOLDER, oci-archive:FILE, a .sif, an
+    unpacked folder, or an Apptainer definition (.def). The same digest again takes no time.
+    """
+    from modelhub_hpc.cli.convert import convert_image
+    from modelhub_hpc.convert import Terms
+
+    terms = Terms(strict=strict, offline=offline, https=not no_https)
+    return convert_image(source, name, config.load(), terms, _voice(as_json))
+
+
+cli.add_command(images)
+cli.add_command(build)
+cli.add_command(recipe)
 
 
 @cli.command("config")

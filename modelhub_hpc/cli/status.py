@@ -71,7 +71,7 @@ def _look(paths: RunPaths, of_run: RunRequest) -> Standing:
 def _driver(paths: RunPaths, fresh: bool) -> tuple[bool, OwnerRecord | None]:
     """Whether somebody drives the run, and who; of a driver that cannot be seen only its `fresh` signs count."""
     try:
-        holder = owner.holder(paths)
+        holder = owner.holder(paths.private)
     except UnfitError:
         return fresh, None  # another user's run: its private part is closed to this one
     if holder is None:

@@ -146,11 +146,12 @@ def absolute(inputs: tuple[str, ...]) -> tuple[str, ...]:
 def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
     """The options that the run was begun with, and over them the flags of now.
 
-    max_failures is not a property of the run but of one attempt at it, and so never taken over.
+    max_failures is not a property of the run but of one attempt at it, and the signatures that a site requires
+    are those of today: neither is ever taken over.
     """
     now = config.load(flags)
-    given = {name: getattr(now, name) for name in flags}
-    return dataclasses.replace(then, **{"max_failures": now.max_failures, **given})
+    given = {name: getattr(now, name) for name in (*flags, "max_failures", "require_signature")}
+    return dataclasses.replace(then, **given)
 
 
 def _concluded(paths: RunPaths, state: State) -> bool:
