@@ -1,6 +1,7 @@
 # make demo   set-up, image, and the main job on 899 real images
 # make test   set-up and all tests (as root: as an unprivileged user)
 # make check  style and types
+# make engine-matrix, engine-images   the engine's tests under every Python here, and inside legacy images
 #
 # Everything that these make lies in build/, except what hpc/install.sh names before it installs it.
 
@@ -15,18 +16,32 @@ export MH_HPC_CACHE_DIR := $(abspath $(BUILD)/cache)
 export MH_TEST_CACHE := $(MH_HPC_CACHE_DIR)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo test check image tools engine-matrix bench clean
+# Images as published in 2018: 2.7 can be made anywhere, 3.6 where this machine has that Python
+LEGACY := $(BUILD)/legacy-2.7.tar
+# What only tests need: a container registry
+TEST_TOOLS := $(BUILD)/tools
+
+.PHONY: demo test check image tools engine-matrix engine-images bench clean
 
 demo: tools $(VENV)/.ready
 	hpc/demo.sh $(BUILD) $(IMAGE)
 
 ifeq ($(shell id -u),0)
-test: tools
-	tests/as_user.sh make test
+test engine-images: tools
+	tests/as_user.sh make $@
 else
 test: $(VENV)/.tests
-	if command -v apptainer > /dev/null; then $(MAKE) image; else echo "Without Apptainer: its tests are skipped."; fi
+	if command -v apptainer > /dev/null; then $(MAKE) image $(TEST_TOOLS); \
+	  $(MAKE) $(LEGACY) || echo "Without an image of 2018: its tests are skipped."; \
+	else echo "Without Apptainer: its tests are skipped."; fi
 	$(BIN)/python -m pytest $(TESTS)
+
+engine-images: $(VENV)/.tests $(LEGACY)
+	set -e; images=; for archive in $(BUILD)/legacy-*.tar $${MH_TEST_LEGACY:+"$$MH_TEST_LEGACY"/legacy-*.tar}; do \
+	  if [ -e "$$archive" ]; then \
+	    name=test/$$(basename "$$archive" .tar):1; images="$$images $$name"; \
+	    $(BIN)/mh-hpc convert --strict "docker-archive:$$archive" --name "$$name"; fi; done; \
+	$(BIN)/python tests/engine/inside_image.py --work $(BUILD)/inside $$images
 endif
 
 check: $(VENV)/.tests
@@ -37,13 +52,22 @@ check: $(VENV)/.tests
 engine-matrix: $(VENV)/.tests
 	$(BIN)/python tests/engine/matrix.py --work $(BUILD)/interpreters
 
-bench: $(VENV)/.tests
+bench: $(VENV)/.tests image
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
+	$(BIN)/python benchmarks/start.py
 
 image: $(BUILD)/image.ready
 
-$(BUILD)/onnxruntime.tar: $(wildcard recipes/onnxruntime/*) | $(VENV)/.ready
+$(BUILD)/onnxruntime.tar: $(wildcard recipes/onnxruntime/*) recipes/archive.sh | $(VENV)/.ready
 	recipes/onnxruntime/build_image.sh $@
+
+$(BUILD)/legacy-%.tar: $(shell find recipes/legacy -type f) recipes/archive.sh | $(VENV)/.ready
+	recipes/legacy/build_image.sh --python $* $@
+
+$(TEST_TOOLS): tests/tools.sh
+	tests/tools.sh $@
+	mkdir -p $@ && touch $@
 
 $(BUILD)/image.ready: $(BUILD)/onnxruntime.tar | $(VENV)/.ready
 	$(BIN)/mh-hpc convert docker-archive:$(abspath $<) --name $(IMAGE)
