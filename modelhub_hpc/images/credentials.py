@@ -21,9 +21,9 @@ import requests
 from modelhub_hpc import config
 from modelhub_hpc.errors import InvalidError, UsageError, shown
 
-DOCKER_HUB = oras.defaults.registry.index_name
-DOCKER_HUB_HOST = oras.defaults.registry.default_v2_registry["host"]
-_DOCKER_HUB_KEYS = (oras.defaults.registry.index_server, DOCKER_HUB, DOCKER_HUB_HOST)
+_HUB = oras.defaults.registry
+DOCKER_HUB_HOST: str = _HUB.default_v2_registry["host"]
+DOCKER_HUB_NAMES: tuple[str, ...] = (_HUB.index_name, _HUB.index_hostname)
 
 oras.logger.logger.set_level(logging.CRITICAL + 1)
 
@@ -51,7 +51,10 @@ class Login:
         known = self._equip(backend)
         if basic and not known:
             return None
-        headers, answered = backend.authenticate_request(demand, {})
+        try:
+            headers, answered = backend.authenticate_request(demand, {})
+        except (AttributeError, TypeError) as error:  # JSON of another form, which oras takes on trust
+            raise InvalidError(f"What {self._host} has for a token is none.") from error
         return cast(str, headers["Authorization"]) if answered else None
 
     def _require_private(self, realm: str | None) -> None:
@@ -89,8 +92,9 @@ class Login:
 
     def _keys(self) -> tuple[str, ...]:
         """The names under which a login may be kept."""
-        hosts = _DOCKER_HUB_KEYS if self._host == DOCKER_HUB_HOST else (self._host,)
-        return (*hosts, *(f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")))
+        if self._host == DOCKER_HUB_HOST:
+            return _HUB.index_server, *DOCKER_HUB_NAMES, DOCKER_HUB_HOST
+        return self._host, f"https://{self._host}", f"http://{self._host}"
 
 
 def _asks_for_basic(challenge: str) -> bool:

@@ -17,7 +17,7 @@ import requests.exceptions
 from modelhub_hpc import config
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, shown
 from modelhub_hpc.images import manifests
-from modelhub_hpc.images.credentials import DOCKER_HUB_HOST, Login
+from modelhub_hpc.images.credentials import DOCKER_HUB_HOST, DOCKER_HUB_NAMES, Login
 from modelhub_hpc.images.reference import Reference
 
 BLOCK = 1 << 16  # a connection that breaks loses this much at most
@@ -45,7 +45,7 @@ class Remote:
 
     def __init__(self, reference: Reference, https: bool, patience: Patience) -> None:
         self.reference = reference
-        self.host = reference.host or DOCKER_HUB_HOST
+        self.host = DOCKER_HUB_HOST if reference.host in ("", *DOCKER_HUB_NAMES) else reference.host
         self._https = https
         self._session = _Session(patience)
         self._login = Login(self.host, self._session, https)
@@ -69,13 +69,13 @@ class Remote:
 
     @contextlib.contextmanager
     def blob(self, digest: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The content of a blob from byte `start` on, or from byte 0 where the registry cannot do that: which, and
-        its blocks, whose reading raises as manifest() does."""
+        """Where the answer begins and its blocks: at byte `start`, or at 0 if the registry knows no ranges.
+
+        The blocks are compared with nothing. Raises as manifest() does, while they are read too.
+        """
         with self._get(f"blobs/{digest}", {"Range": f"bytes={start}-"} if start else {}) as response:
-            yield (
-                start if response.status_code == requests.codes.partial_content else 0,
-                self._blocks(response),
-            )
+            partial = response.status_code == requests.codes.partial_content
+            yield start if partial else 0, self._blocks(response)
 
     def close(self) -> None:
         """End what is being read, in whatever thread."""
@@ -143,7 +143,7 @@ class Remote:
         status, said = response.status_code, self._words(response)
         if status == requests.codes.too_many_requests:
             wait = response.headers.get("Retry-After", "")
-            when = f"in {shown(wait)[:40]} s" if wait else "later"
+            when = f"in {wait} s" if wait.isdecimal() else f"after {shown(wait)[:40]}" if wait else "later"
             return TryAgainError(
                 f"{self.host} limits how much may be pulled{said}\nTry again {when}, or log in there."
             )
@@ -217,11 +217,13 @@ def _failure(host: str, error: requests.RequestException) -> ModelHubError:
         if any(sign in said for sign in _NO_TLS):
             return InvalidError(f"{host} does not speak TLS{reason}\nFor a registry without it: --no-https")
     if isinstance(error, requests.Timeout) or "timed out" in said:
-        return Interrupted(f"{host} does not answer.")
-    if isinstance(error, requests.exceptions.ProxyError):
-        return Interrupted(f"{host} cannot be reached through the proxy{reason}")
+        trouble = "does not answer"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        trouble = "cannot be reached through the proxy"
+    else:
+        trouble = "cannot be reached, or broke off"
     return Interrupted(
-        f"{host} cannot be reached, or broke off{reason}\n"
+        f"{host} {trouble}{reason}\n"
         "Check its name, the network and the proxies (HTTPS_PROXY), then run the same command again."
     )
 
