@@ -140,7 +140,7 @@ def unsquash(target: Path, image: Path, offset: int, scratch: Path) -> None:
         raise UnfitError("unsquashfs is not installed, or not on PATH.\nInstall the package squashfs-tools.")
     # no attributes, since those of the system are for root to set
     command = [tool, "-no-progress", "-no-xattrs", "-offset", str(offset), "-dest", str(target), str(image)]
-    done = _run(command, scratch, _BUILD_TIMEOUT_S)
+    done = _run(command, scratch, _BUILD_TIMEOUT_S, umask=0)  # which it would take from the files' modes
     if done.returncode not in (0, _NOT_FATAL):
         raise _build_error(str(image), done.returncode, _plain(done.stderr)[-2000:], scratch)
 
@@ -299,6 +299,7 @@ def _run(
     timeout_s: float,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    umask: int = -1,
 ) -> subprocess.CompletedProcess[bytes]:
     """The one place where a command is run to its end; TryAgainError if that takes too long."""
     try:
@@ -306,6 +307,7 @@ def _run(
             command,
             env=env or environment(scratch),
             cwd=cwd,
+            umask=umask,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,

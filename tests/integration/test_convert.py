@@ -20,6 +20,8 @@ from test_disk_full import Namespace
 
 from modelhub_hpc import apptainer, images
 from modelhub_hpc.images import store
+from modelhub_hpc.images.fingerprint import fingerprint
+from modelhub_hpc.images.unpacking import unpack
 from modelhub_hpc.config import SiteConfig
 
 pytestmark = [
@@ -261,3 +263,14 @@ def test_a_copy_of_the_sif_says_what_it_is(image: images.Image, tmp_path: Path) 
     found = images.find(str(copy), SiteConfig(cache_dir=tmp_path))
     facts = ("sha256", "bytes", "interpreter", "digest", "tree", "cwd", "python")
     assert [getattr(found, name) for name in facts] == [getattr(image, name) for name in facts]
+
+
+def test_unpacking_keeps_modes_whatever_the_umask(image: images.Image, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        unpack(tmp_path / "tree", str(image.path), tmp_path)
+    finally:
+        os.umask(before)
+    script = tmp_path / "tree/.singularity.d/runscript"
+    assert script.stat().st_mode & 0o777 == 0o755
+    assert fingerprint(tmp_path / "tree") == image.tree
