@@ -123,7 +123,7 @@ def unpack(target: Path, source: str, scratch: Path) -> None:
     """Unpack `source` into the new folder `target` as a tree of files that belong to this user.
 
     source: what `apptainer build` takes, such as oci:FOLDER or a folder. Apptainer follows links in the tree when it
-    writes files of its own there: images.unpacking keeps it from doing harm.
+    writes files of its own there: unpacked.unpack keeps it from doing harm.
     Raises InvalidError with apptainer's reason, UnfitError or TryAgainError where this machine is the reason.
     """
     # --fix-perms: the owner may read all and enter everywhere, without which nobody could look at or mend the tree

@@ -22,14 +22,14 @@ from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import file_digest, tree_digest
 from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.images import CERTIFICATE, Image, store
-from modelhub_hpc.images.audit import Audit, audit
-from modelhub_hpc.images.fingerprint import fingerprint
-from modelhub_hpc.images.mend import mend
-from modelhub_hpc.images.origin import Origin
-from modelhub_hpc.images.recorded import LABEL
-from modelhub_hpc.images.sources import fetch, forget, resolve
-from modelhub_hpc.images.unpacking import unpack
+from modelhub_hpc.origin import Origin
 from modelhub_hpc.processes import remove_tree
+from modelhub_hpc.sources import fetch, forget, resolve
+from modelhub_hpc.unpacked.audit import Audit, audit
+from modelhub_hpc.unpacked.fingerprint import fingerprint
+from modelhub_hpc.unpacked.mend import mend
+from modelhub_hpc.unpacked.recorded import LABEL
+from modelhub_hpc.unpacked.unpack import unpack
 
 Json = dict[str, Any]
 # what is going on, and how far it is: bytes done and in all, (0, 0) where nobody knows

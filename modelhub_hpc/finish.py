@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from modelhub_hpc import config
-from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.plan import Chunk
+from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.record import (
     Count,
     RunFacts,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelhub_hpc.images import environment
-from modelhub_hpc.images.audit import MOUNT_POINTS, Audit, Finding
-from modelhub_hpc.images.origin import ImageConfig
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.unpacked import environment
+from modelhub_hpc.unpacked.audit import MOUNT_POINTS, Audit, Finding
 
 PROGRAM = "#!program"  # contents of what can be executed
 SCRIPT = environment.SCRIPT[1:]

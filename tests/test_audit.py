@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from grown import OLD, PLAIN, PROGRAM, SCRIPT, by_code, env_script, grow
 
-from modelhub_hpc.images import environment
-from modelhub_hpc.images.audit import MOUNT_POINTS, Audit, audit
-from modelhub_hpc.images.fingerprint import fingerprint
-from modelhub_hpc.images.mend import mend
-from modelhub_hpc.images.origin import ImageConfig
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.unpacked import environment
+from modelhub_hpc.unpacked.audit import MOUNT_POINTS, Audit, audit
+from modelhub_hpc.unpacked.fingerprint import fingerprint
+from modelhub_hpc.unpacked.mend import mend
+from modelhub_hpc.unpacked.tree import Tree
 
 
 def mended(root: Path, config: ImageConfig = OLD) -> Audit:

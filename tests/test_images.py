@@ -19,10 +19,10 @@ import pytest
 from grounds import REPO
 from sifs import ELSEWHERE, write_sif
 
-from modelhub_hpc import cli, images
+from modelhub_hpc import cli, images, sif
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, UsageError
-from modelhub_hpc.images import Image, integrity, records, sif, store, sweep, transfer
+from modelhub_hpc.images import Image, integrity, records, store, sweep, transfer
 from modelhub_hpc.images import image as naming
 
 DIGEST = "sha256:" + "d" * 64

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from modelhub_hpc.errors import InvalidError, UsageError
-from modelhub_hpc.images import manifests, reference
-from modelhub_hpc.images.manifests import Descriptor, Platform
-from modelhub_hpc.images.origin import Blob
-from modelhub_hpc.images.sources import resolve
+from modelhub_hpc.origin import Blob
+from modelhub_hpc.platforms import Platform, this_machine
+from modelhub_hpc.sources import manifests, reference, resolve
+from modelhub_hpc.sources.manifests import Descriptor
 
-HERE = manifests.this_machine().architecture
+HERE = this_machine().architecture
 
 
 @pytest.mark.parametrize(

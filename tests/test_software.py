@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from grown import OLD, PLAIN, PROGRAM, SCRIPT, by_code, env_script, grow
 
-from modelhub_hpc.images.audit import audit
-from modelhub_hpc.images.origin import ImageConfig
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.unpacked.audit import audit
 
 DEBIAN = {
     "bin": "-> usr/bin",

@@ -20,10 +20,10 @@ from dockerimages import DockerImage, file, gone, save_archive, save_layout
 from sifs import ELSEWHERE, write_sif
 
 from modelhub_hpc.errors import InvalidError, ModelHubError, UsageError
-from modelhub_hpc.images import manifests
-from modelhub_hpc.images.sources import Origin, fetch, resolve
+from modelhub_hpc.platforms import this_machine
+from modelhub_hpc.sources import Origin, fetch, resolve
 
-HERE = manifests.this_machine().architecture
+HERE = this_machine().architecture
 OTHER = "s390x"
 HOSTILE = (
     "a b.tar",

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from modelhub_hpc import apptainer, config
+from modelhub_hpc import apptainer, config, sif
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, size
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID, InvalidError, ModelHubError
-from modelhub_hpc.images import records, sif, signatures, store, sweep, transfer
+from modelhub_hpc.images import records, signatures, store, sweep, transfer
 from modelhub_hpc.images.image import Image
 from modelhub_hpc.images.integrity import verify as verify_file
 from modelhub_hpc.images.records import Entry

@@ -24,9 +24,9 @@ from modelhub_hpc.deployment.staging import Item
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, TryAgainError, UsageError, shown
 from modelhub_hpc.images import Image, store
-from modelhub_hpc.images.unpacking import unpack
 from modelhub_hpc.registry import ModelEntry
 from modelhub_hpc.runfolder import PART, drop, link_first, storage, sync_folder, token
+from modelhub_hpc.unpacked.unpack import unpack
 
 __all__ = ["Built", "Plan", "build", "plan"]
 

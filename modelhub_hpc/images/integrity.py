@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhub_hpc import config
+from modelhub_hpc import config, sif
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, shown
-from modelhub_hpc.images import sif
 from modelhub_hpc.images.image import Image
 from modelhub_hpc.runfolder import drop, replace_json
 

@@ -15,8 +15,8 @@ from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, UsageError, shown
 from modelhub_hpc.images import integrity, store
 from modelhub_hpc.images.image import Image
-from modelhub_hpc.images.sif import read
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.sif import read
 
 
 def admit(image: Image, site: SiteConfig) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import apptainer
+from modelhub_hpc import apptainer, sif
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, UnfitError, UsageError, shown
-from modelhub_hpc.images import records, sif
-from modelhub_hpc.images.integrity import known_digest
+from modelhub_hpc.images import records
 from modelhub_hpc.images.image import Image, ImageName, file_stem, parse
+from modelhub_hpc.images.integrity import known_digest
 from modelhub_hpc.images.records import Entry, entries, entries_of, folder, stores
 from modelhub_hpc.images.work import blobs, claim, workspace
 from modelhub_hpc.runfolder import drop, link_first, storage, sync_folder

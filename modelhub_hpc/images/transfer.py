@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from modelhub_hpc import sif
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InvalidError, UsageError, shown
-from modelhub_hpc.images import integrity, records, sif, store, work
+from modelhub_hpc.images import integrity, records, store, work
 from modelhub_hpc.images.image import Image, file_stem
 from modelhub_hpc.images.records import CERTIFICATE_ENDING, ENDING, Entry
 from modelhub_hpc.processes import remove_tree

@@ -15,10 +15,10 @@ from pathlib import Path
 from modelhub_hpc.errors import InvalidError, UsageError
 from modelhub_hpc.plan.grouping import Skipped, natural
 from modelhub_hpc.plan.manifest import Case, Manifest
-from modelhub_hpc.registry import ModelEntry
 from modelhub_hpc.plan.roots import input_roots
 from modelhub_hpc.plan.search import Search
 from modelhub_hpc.plan.tables import ORIGINAL, Draft
+from modelhub_hpc.registry import ModelEntry
 
 __all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "cut", "find_cases", "input_roots"]
 

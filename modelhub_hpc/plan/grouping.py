@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from modelhub_hpc.inputs import accepts, extension, is_dicom, series_of
-from modelhub_hpc.registry import InputSpec, ModelEntry
 from modelhub_hpc.plan.tables import Draft, draft_of
+from modelhub_hpc.registry import InputSpec, ModelEntry
 
 _NO_PIXELS = frozenset("SR PR KO REG RTSTRUCT RTPLAN RTRECORD PLAN DOC ECG AU HD FID".split())
 _ALIASES = {

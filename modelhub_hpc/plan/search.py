@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from modelhub_hpc.errors import InvalidError, shown
-from modelhub_hpc.plan.grouping import File, Grouped, Skipped, cases_of_files, natural, relative
 from modelhub_hpc.inputs import accepts, extension, identity_or_zero
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.plan.grouping import File, Grouped, Skipped, cases_of_files, natural, relative
 from modelhub_hpc.plan.tables import Draft, read_csv, read_json
+from modelhub_hpc.registry import ModelEntry
 
 
 @dataclass

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
 from modelhub_hpc.plan.manifest import Case, column_of
-from modelhub_hpc.registry import OutputSpec
+from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
 from modelhub_hpc.record.results import CaseError, CaseResult, FailureKind, Output
-from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, read_shard
 from modelhub_hpc.record.state import State, iter_results, load_array, scan, sweep_orphans
+from modelhub_hpc.registry import OutputSpec
+from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
 
 __all__ = [
     "ArrayOutput",

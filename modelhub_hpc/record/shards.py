@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import TryAgainError, shown
+from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import (
     PART,

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.hdf5 import read_array
 from modelhub_hpc.record.results import CaseResult, Output
-from modelhub_hpc.runfolder import PART, RunPaths, drop, storage
 from modelhub_hpc.record.shards import (
     DONE,
     FAILED,
@@ -30,6 +29,7 @@ from modelhub_hpc.record.shards import (
     set_aside,
     verified,
 )
+from modelhub_hpc.runfolder import PART, RunPaths, drop, storage
 
 _log = logging.getLogger(__name__)
 

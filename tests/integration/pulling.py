@@ -15,11 +15,12 @@ from dockerimages import DockerImage, file, gone, save_layout
 from registry_server import PASSWORD, RegistryServer, basic
 
 from modelhub_hpc.errors import ModelHubError
-from modelhub_hpc.images import manifests, pull
-from modelhub_hpc.images.distribution import Interrupted, Patience
-from modelhub_hpc.images.origin import Origin
+from modelhub_hpc.origin import Origin
+from modelhub_hpc.platforms import this_machine
+from modelhub_hpc.sources import pull
+from modelhub_hpc.sources.distribution import Interrupted, Patience
 
-HERE = manifests.this_machine().architecture
+HERE = this_machine().architecture
 QUICK = Patience(connect_s=20.0, read_s=20.0, tries=3, pause_s=0.01)
 HASTY = Patience(connect_s=20.0, read_s=0.5, tries=2, pause_s=0.01)
 # the size of the layers that are interrupted: they do not compress, and a cut leaves a good part of them
@@ -118,7 +119,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from modelhub_hpc.errors import ModelHubError
-from modelhub_hpc.images.sources import fetch, resolve
+from modelhub_hpc.sources import fetch, resolve
 source, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 (folder / name).mkdir()
 (folder / "blobs").mkdir(exist_ok=True)

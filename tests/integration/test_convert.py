@@ -19,10 +19,10 @@ from grounds import IMAGE, below
 from test_disk_full import Namespace
 
 from modelhub_hpc import apptainer, images
-from modelhub_hpc.images import store
-from modelhub_hpc.images.fingerprint import fingerprint
-from modelhub_hpc.images.unpacking import unpack
 from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.images import store
+from modelhub_hpc.unpacked.fingerprint import fingerprint
+from modelhub_hpc.unpacked.unpack import unpack
 
 pytestmark = [
     pytest.mark.apptainer,

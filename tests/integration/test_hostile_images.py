@@ -31,13 +31,13 @@ from dockerimages import (
 
 from modelhub_hpc import apptainer
 from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.images import environment
-from modelhub_hpc.images.audit import Audit, audit
-from modelhub_hpc.images.fingerprint import fingerprint
-from modelhub_hpc.images.guard import guard_layer, require_guarded
-from modelhub_hpc.images.mend import mend
-from modelhub_hpc.images.origin import ImageConfig
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.unpacked import environment
+from modelhub_hpc.unpacked.audit import Audit, audit
+from modelhub_hpc.unpacked.fingerprint import fingerprint
+from modelhub_hpc.unpacked.guard import guard_layer, require_guarded
+from modelhub_hpc.unpacked.mend import mend
+from modelhub_hpc.unpacked.tree import Tree
 
 pytestmark = [
     pytest.mark.apptainer,

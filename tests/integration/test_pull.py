@@ -30,9 +30,9 @@ from registry_server import Answers, Proxy, RegistryServer
 from test_disk_full import BALLAST, FILL, LIST, SIZE_MB, Namespace, inside, small, unload
 
 from modelhub_hpc.errors import InvalidError, TryAgainError
-from modelhub_hpc.images import pull
-from modelhub_hpc.images.distribution import BLOCK
-from modelhub_hpc.images.origin import Origin
+from modelhub_hpc.origin import Origin
+from modelhub_hpc.sources import pull
+from modelhub_hpc.sources.distribution import BLOCK
 
 __all__ = ["home", "layout", "place", "registry", "small"]
 

@@ -41,10 +41,10 @@ from registry_server import (
     refusing,
 )
 
-from modelhub_hpc import apptainer
+from modelhub_hpc import apptainer, sources
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UsageError
-from modelhub_hpc.images import credentials, reference, sources
-from modelhub_hpc.images.distribution import Remote
+from modelhub_hpc.sources import credentials, reference
+from modelhub_hpc.sources.distribution import Remote
 
 __all__ = ["home", "layout", "place", "registry"]
 

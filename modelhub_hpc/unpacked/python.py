@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.unpacked.tree import Tree
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh")
 _ON_PATH = ("python3", "python", "python2.7", "python2")

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from modelhub_hpc import sif
 from modelhub_hpc.errors import InvalidError, UsageError, shown
-from modelhub_hpc.images import archives, sif
-from modelhub_hpc.images.origin import Blob, ImageConfig, Kind, Origin
+from modelhub_hpc.origin import Blob, ImageConfig, Kind, Origin
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.sources import archives
 
 __all__ = ["Blob", "ImageConfig", "Origin", "fetch", "forget", "resolve"]
 
@@ -40,7 +41,7 @@ def resolve(source: str, *, offline: bool = False, https: bool = True) -> Origin
     TryAgainError (the registry cannot be reached now).
     """
     if source.startswith(_DOCKER):
-        from modelhub_hpc.images import pull  # whose libraries take a while to import
+        from modelhub_hpc.sources import pull  # whose libraries take a while to import
 
         name = source.removeprefix(_DOCKER)
         return pull.unseen(source, name) if offline else pull.resolve(source, name, https)
@@ -64,7 +65,7 @@ def fetch(
     """
     told = progress or (lambda done, total: None)
     if origin.kind == "docker":
-        from modelhub_hpc.images import pull
+        from modelhub_hpc.sources import pull
 
         return pull.fetch(origin, workspace / "oci", blobs, https, told)
     _, path, _ = _local(origin.source)
@@ -78,7 +79,7 @@ def fetch(
 def forget(origin: Origin, blobs: Path) -> None:
     """Drop what `fetch` left in `blobs`, once the image is in the store."""
     if origin.kind == "docker":
-        from modelhub_hpc.images import pull
+        from modelhub_hpc.sources import pull
 
         pull.forget(origin, blobs)
 

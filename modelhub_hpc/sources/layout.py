@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.images import manifests
-from modelhub_hpc.images.guard import guard_layer
-from modelhub_hpc.images.manifests import MANIFESTS, digest_of
-from modelhub_hpc.images.origin import Blob
+from modelhub_hpc.origin import Blob
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.sources import manifests
+from modelhub_hpc.sources.manifests import MANIFESTS, digest_of
+from modelhub_hpc.unpacked.guard import guard_layer
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"

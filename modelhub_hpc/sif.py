@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelhub_hpc.errors import InvalidError, shown
+from modelhub_hpc.platforms import this_machine
 
 CERTIFICATE = "mh-hpc-certificate.json"
 
@@ -33,7 +33,6 @@ _ARCHITECTURES = {
     b"11": "s390x",
     b"12": "riscv64",
 }
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def read(path: Path) -> Sif:
 
 def require_architecture(sif: Sif) -> None:
     """Raises InvalidError for an image of other machines than this."""
-    here = _MACHINES.get(platform.machine(), platform.machine())
+    here = this_machine().architecture
     if sif.architecture != here:
         raise InvalidError(
             f"{shown(sif.path)} is for {sif.architecture} machines, and this is {here}.\n"

@@ -7,10 +7,10 @@ import os
 import stat
 from pathlib import Path
 
-from modelhub_hpc.images import environment
-from modelhub_hpc.images.audit import MOUNT_POINTS, Audit, Finding, hindrances, is_barred
-from modelhub_hpc.images.survey import climbs, is_device, survey, usable
-from modelhub_hpc.images.tree import Entry, Tree
+from modelhub_hpc.unpacked import environment
+from modelhub_hpc.unpacked.audit import MOUNT_POINTS, Audit, Finding, hindrances, is_barred
+from modelhub_hpc.unpacked.survey import climbs, is_device, survey, usable
+from modelhub_hpc.unpacked.tree import Entry, Tree
 
 
 def mend(folder: Path, audit: Audit) -> Audit:

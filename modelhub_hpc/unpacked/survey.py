@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from modelhub_hpc.errors import shown
-from modelhub_hpc.images.tree import Entry, Tree
+from modelhub_hpc.unpacked.tree import Entry, Tree
 
 EXAMPLES = 5
 # links to such folders mean the machine that the image was made on, or a volume

@@ -6,9 +6,9 @@ import json
 import re
 import shlex
 
-from modelhub_hpc.images import environment
-from modelhub_hpc.images.origin import ImageConfig
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.unpacked import environment
+from modelhub_hpc.unpacked.tree import Tree
 
 LABEL = "org.modelhub-hpc."  # what the names of our labels begin with
 _RUNSCRIPT = "/.singularity.d/runscript"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.unpacked.tree import Tree
 
 SCRIPT = "/.singularity.d/env/10-docker2singularity.sh"
 _QUOTED = r'(?:\\.|[^"\\])*'

@@ -41,14 +41,14 @@ from pathlib import Path
 from typing import Literal
 
 from modelhub_hpc.errors import shown
-from modelhub_hpc.images import environment, software
-from modelhub_hpc.images.elf import read_program
-from modelhub_hpc.images.python import Python, find_program, find_python, python_path, shebang
-from modelhub_hpc.images.recorded import recorded_config
-from modelhub_hpc.images.manifests import this_machine
-from modelhub_hpc.images.origin import ImageConfig
-from modelhub_hpc.images.survey import EXAMPLES, Survey, is_open_place, survey
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.origin import ImageConfig
+from modelhub_hpc.platforms import this_machine
+from modelhub_hpc.unpacked import environment, software
+from modelhub_hpc.unpacked.elf import read_program
+from modelhub_hpc.unpacked.python import Python, find_program, find_python, python_path, shebang
+from modelhub_hpc.unpacked.recorded import recorded_config
+from modelhub_hpc.unpacked.survey import EXAMPLES, Survey, is_open_place, survey
+from modelhub_hpc.unpacked.tree import Tree
 
 State = Literal["mended", "harmless", "open"]
 

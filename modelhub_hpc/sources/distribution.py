@@ -16,9 +16,9 @@ import requests.exceptions
 
 from modelhub_hpc import config
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, shown
-from modelhub_hpc.images import manifests
-from modelhub_hpc.images.credentials import DOCKER_HUB_HOST, DOCKER_HUB_NAMES, Login
-from modelhub_hpc.images.reference import Reference
+from modelhub_hpc.sources import manifests
+from modelhub_hpc.sources.credentials import DOCKER_HUB_HOST, DOCKER_HUB_NAMES, Login
+from modelhub_hpc.sources.reference import Reference
 
 BLOCK = 1 << 16  # a connection that breaks loses this much at most
 # OpenSSL's words, old and new, for an answer that is plain HTTP

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from modelhub_hpc.images.tree import Entry, Tree
+from modelhub_hpc.unpacked.tree import Entry, Tree
 
 # Apptainer writes the time of conversion, the path of the source, and those of earlier conversions in here
 _OF_THE_CONVERSION = re.compile(

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from modelhub_hpc.images.tree import Tree
+from modelhub_hpc.unpacked.tree import Tree
 
 _FRAMEWORKS = frozenset(
     "mxnet tensorflow keras torch torchvision caffe cntk theano lasagne fastai monai jax onnx onnxruntime paddlepaddle "

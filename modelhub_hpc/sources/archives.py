@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from modelhub_hpc.errors import InvalidError, shown
-from modelhub_hpc.images import manifests
-from modelhub_hpc.images.holders import Holder, opened
-from modelhub_hpc.images.layout import Layout
-from modelhub_hpc.images.manifests import Descriptor
-from modelhub_hpc.images.origin import Blob, Kind, Origin
+from modelhub_hpc.origin import Blob, Kind, Origin
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.sources import manifests
+from modelhub_hpc.sources.holders import Holder, opened
+from modelhub_hpc.sources.layout import Layout
+from modelhub_hpc.sources.manifests import Descriptor
 
 Progress = Callable[[int, int], None]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelhub_hpc.errors import InvalidError, shown
-from modelhub_hpc.images.origin import Blob, ImageConfig
+from modelhub_hpc.origin import Blob, ImageConfig
+from modelhub_hpc.platforms import Platform, this_machine
 
 Json = dict[str, Any]
 
@@ -30,35 +30,6 @@ _LAYER = re.compile(r"application/vnd\.(oci\.image\.layer|docker\.image\.rootfs)
 MOST_BYTES = 8 * 2**20  # of one such document; OCI asks registries for 4 MiB at least
 _LARGEST = 2**50
 _GROWTH = 3  # of a compressed layer, once unpacked
-_MACHINES = {
-    "x86_64": ("amd64", ""),
-    "aarch64": ("arm64", "v8"),
-    "armv8l": ("arm", "v8"),
-    "armv7l": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-    "i686": ("386", ""),
-    "i386": ("386", ""),
-    "loongarch64": ("loong64", ""),
-}
-
-
-@dataclass(frozen=True)
-class Platform:
-    """What an image runs on, in Docker's words: linux, amd64, arm/v7. os and architecture are "" if not said."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        kind = "/".join(filter(None, (self.architecture, self.variant))) or "unknown"
-        return kind if self.os in ("", "linux") else f"{self.os}/{kind}"
-
-    def runs(self, image: Platform) -> bool:
-        """Whether an image of that platform runs here; one that says nothing may."""
-        if image.os not in ("", "linux") or image.architecture not in ("", self.architecture):
-            return False
-        return self.architecture != "arm" or image.variant <= self.variant
 
 
 @dataclass(frozen=True)
@@ -69,12 +40,6 @@ class Descriptor:
     blob: Blob
     platform: Platform
     tag: str = ""
-
-
-def this_machine() -> Platform:
-    name = platform.machine()
-    architecture, variant = _MACHINES.get(name, (name, ""))
-    return Platform("linux", architecture, variant)
 
 
 def digest_of(data: bytes) -> str:

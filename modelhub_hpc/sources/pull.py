@@ -15,12 +15,12 @@ from pathlib import Path
 
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError
-from modelhub_hpc.images import manifests, reference
-from modelhub_hpc.images.distribution import Interrupted, Patience, Remote
-from modelhub_hpc.images.layout import Layout
-from modelhub_hpc.images.origin import Blob, Origin
-from modelhub_hpc.images.reference import Reference
+from modelhub_hpc.origin import Blob, Origin
 from modelhub_hpc.runfolder import PART, drop, link_first, storage, sync_folder
+from modelhub_hpc.sources import manifests, reference
+from modelhub_hpc.sources.distribution import Interrupted, Patience, Remote
+from modelhub_hpc.sources.layout import Layout
+from modelhub_hpc.sources.reference import Reference
 
 Progress = Callable[[int, int], None]
 

@@ -6,10 +6,9 @@ import os
 import stat
 from pathlib import Path
 
-from modelhub_hpc import apptainer
+from modelhub_hpc import apptainer, sif
 from modelhub_hpc.errors import InvalidError, shown
-from modelhub_hpc.images import sif
-from modelhub_hpc.images.guard import require_guarded
+from modelhub_hpc.unpacked.guard import require_guarded
 
 
 def unpack(tree: Path, source: str, scratch: Path) -> None:

@@ -1,0 +1,42 @@
+"""Kinds of machines in Docker's words: what an image is for, and what this machine is."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+_MACHINES = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv8l": ("arm", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "i686": ("386", ""),
+    "i386": ("386", ""),
+    "loongarch64": ("loong64", ""),
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What an image runs on, in Docker's words: linux, amd64, arm/v7. os and architecture are "" if not said."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        kind = "/".join(filter(None, (self.architecture, self.variant))) or "unknown"
+        return kind if self.os in ("", "linux") else f"{self.os}/{kind}"
+
+    def runs(self, image: Platform) -> bool:
+        """Whether an image of that platform runs here; one that says nothing may."""
+        if image.os not in ("", "linux") or image.architecture not in ("", self.architecture):
+            return False
+        return self.architecture != "arm" or image.variant <= self.variant
+
+
+def this_machine() -> Platform:
+    name = platform.machine()
+    architecture, variant = _MACHINES.get(name, (name, ""))
+    return Platform("linux", architecture, variant)
