@@ -25,6 +25,7 @@ from modelhub_hpc.images import CERTIFICATE, Image, store
 from modelhub_hpc.origin import Origin
 from modelhub_hpc.processes import remove_tree
 from modelhub_hpc.sources import fetch, forget, resolve
+from modelhub_hpc.sources.reference import parse
 from modelhub_hpc.unpacked.audit import Audit, audit
 from modelhub_hpc.unpacked.fingerprint import fingerprint
 from modelhub_hpc.unpacked.mend import mend
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 Observer = Callable[[str, int, int], None]
 
 FORMAT = 1
+_DOCKER = "docker://"
 # the layers and the tree, or the tree and the SIF
 _SPACE_PER_BYTE = 2.0
 _MAX_LABELS = 2**20
@@ -91,23 +93,24 @@ def default_name(source: str) -> str:
     >>> default_name("docker://127.0.0.1:5000/lab/net:2"), default_name("docker-archive:/a/net.tar")
     ('lab/net:2', 'net')
     """
-    kind, _, rest = source.partition("://" if source.startswith("docker://") else ":")
-    if kind == "docker":
-        name = rest.split("@")[0]
-        host, slash, path = name.partition("/")
-        return path if slash and ("." in host or ":" in host or host == "localhost") else name
-    return Path(rest or source).name.removesuffix(".gz").rsplit(".", 1)[0] or "image"
+    if source.startswith(_DOCKER):
+        named = parse(source.removeprefix(_DOCKER))
+        return f"{named.repository}:{named.tag}" if named.tag else named.repository
+    name = Path(source).name
+    if name == source:  # no folder in it, but perhaps a word in front, such as docker-archive:
+        name = name.rpartition(":")[2]
+    return name.removesuffix(".gz").rpartition(".")[0].replace(":", "-") or name
 
 
 def _identified(origin: Origin) -> Origin:
     """A SIF is known by its content."""
-    if not origin.digest and os.path.isfile(origin.source) and origin.source.endswith(".sif"):
+    if origin.kind == "sif":
         return dataclasses.replace(origin, digest=f"sha256:{file_digest(Path(origin.source))}")
     return origin
 
 
 def _known_name(source: str, name: str, site: SiteConfig) -> Image | None:
-    if not source.startswith("docker://"):
+    if not source.startswith(_DOCKER):
         return None
     try:
         return store.find(name, site)
@@ -158,6 +161,16 @@ class _Conversion:
     def _sif(self) -> Path:
         return self.folder / "image.sif"
 
+    @property
+    def _shareable(self) -> Origin:
+        """The origin as others may read it in the image: without the folders of whoever converted it."""
+        if self.origin.kind == "docker":
+            return self.origin
+        file = os.path.basename(os.path.abspath(self.origin.source.removeprefix(f"{self.origin.kind}:")))
+        name = f"{self.origin.kind}:{file}"
+        pin = f"@{self.origin.digest}" if self.origin.digest else ""
+        return dataclasses.replace(self.origin, source=name, pinned=f"{name}{pin}")
+
     def _unpack(self) -> Path:
         """Make the tree of files, owned by this user."""
 
@@ -189,7 +202,7 @@ class _Conversion:
     def _labels(self, found: Audit) -> dict[str, str]:
         facts = {
             "image": self.name,
-            "source": self.origin.pinned,
+            "source": self._shareable.pinned,
             "digest": self.origin.digest,
             "interpreter": found.interpreter,
             "python": found.python,
@@ -216,7 +229,7 @@ class _Conversion:
             "format": FORMAT,
             "image": self.name,
             "certified": certify.is_certified(checks) and not _open(found),
-            "origin": dataclasses.asdict(self.origin),
+            "origin": dataclasses.asdict(self._shareable),
             "tree": content,
             "audit": dataclasses.asdict(found),
             "checks": [dataclasses.asdict(check) for check in checks],

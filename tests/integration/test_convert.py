@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dockerimages import DockerImage, file, folder, save_archive, static_program, symlink
+from dockerimages import DockerImage, file, folder, save_archive, save_layout, static_program, symlink
 from driving import Ended, environment, eventually, finish
 from grounds import IMAGE, below
+from registry_server import RegistryServer
 from test_disk_full import Namespace
 
 from modelhub_hpc import apptainer, images
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.images import store
+from modelhub_hpc.platforms import this_machine
 from modelhub_hpc.unpacked.fingerprint import fingerprint
 from modelhub_hpc.unpacked.unpack import unpack
 
@@ -31,6 +33,7 @@ pytestmark = [
     ),
 ]
 LIMIT_S = 120.0
+HERE = this_machine().architecture
 NONE_LEFT = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
 SHUT = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", NONE_LEFT, "sh"]
 CERTIFY = """
@@ -53,6 +56,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     image = DockerImage([base], {"Cmd": ["/bin/hello"], "WorkingDir": "/app", "User": "1000"})
     return save_archive(image, tmp_path_factory.mktemp("archive") / "small image.tar")
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 class Converter:
@@ -212,6 +220,38 @@ def test_other_sources(converter: Converter, archive: Path, kind: str, tmp_path:
     if kind != "definition":
         assert made["tree"] == first["image"]["tree"]
     assert images.find(f"{kind}:1", converter.site).sha256 == made["sha256"]
+
+
+def test_from_a_registry_to_the_store(converter: Converter, tmp_path: Path) -> None:
+    """By tag, by digest, offline; the machine's own platform out of several."""
+    entries = [file("bin/hello", static_program(), mode=0o755)]
+    both = [DockerImage([entries], {"Cmd": ["/bin/hello"]}, architecture) for architecture in ("arm64", HERE)]
+    with RegistryServer(make(tmp_path / "registry")) as registry:
+        index = registry.push(save_layout(both, tmp_path / "both"), "lab/net", "1")
+        source = f"docker://{registry.address}/lab/net"
+        first = converter.run(f"{source}:1", "--no-https", "--json")
+        assert first.code == 0, first.text
+        answer = json.loads(first.out)
+        assert answer["image"]["name"] == "lab/net:1"
+        assert answer["certificate"]["origin"]["pinned"] == f"{source}:1@{answer['image']['digest']}"
+        pinned = converter.run(f"{source}@{index}", "--no-https", "--name", "pinned:1", "--json")
+        assert not json.loads(pinned.out)["new"]
+        alone = registry.push(save_layout(both[:1], tmp_path / "alone"), "lab/net", "arm")
+        refused = converter.run(f"{source}@{alone}", "--no-https")
+        assert refused.code == 4 and "arm64" in refused.err and HERE in refused.err
+    assert not list((converter.cache / "images/.blobs").iterdir())
+    again = converter.run(f"{source}:1", "--offline", "--json")
+    assert again.code == 0 and not json.loads(again.out)["new"], again.text
+    assert converter.run(f"{source}:2", "--offline").code == 4
+    gone = converter.run(f"{source}:1", "--no-https")
+    assert gone.code == 75 and registry.address in gone.err
+
+
+def test_an_image_does_not_tell_the_folders_of_its_maker(converter: Converter, archive: Path) -> None:
+    made = json.loads(converter.run(f"docker-archive:{archive}", "--name", "small:1", "--json").out)
+    inside = json.dumps(apptainer.labels(Path(made["image"]["path"]))) + json.dumps(made["certificate"])
+    assert archive.name in inside
+    assert str(archive.parent) not in inside and str(converter.cache) not in inside
 
 
 def test_no_user_namespaces(image: images.Image) -> None:
