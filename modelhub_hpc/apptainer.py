@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,13 @@ log = logging.getLogger(__name__)
 
 # where site installs and their helpers (squashfuse, fuse-overlayfs) live when a job's PATH is bare
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+# where Apptainer's own packages keep the programs that they bring along
+BUNDLES = (
+    "/usr/libexec/apptainer/bin",
+    "/usr/local/libexec/apptainer/bin",
+    "/usr/lib/x86_64-linux-gnu/apptainer/bin",
+)
+_FUSE = 10, 229  # the numbers of its device
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 NAMESPACES_MEND = (
     "An administrator mends it:  sysctl -w user.max_user_namespaces=15000\n"
@@ -52,7 +61,10 @@ class Bind:
 
 @dataclass(frozen=True)
 class Containment:
-    """What a container may see and do: nothing but this. seccomp: a list of forbidden system calls (SECCOMP)."""
+    """What a container may see and do: nothing but this.
+
+    seccomp: a list of forbidden system calls (SECCOMP); unsquash: unpack the image anew instead of mounting it.
+    """
 
     home: Path
     workdir: Path
@@ -62,6 +74,7 @@ class Containment:
     gpu: bool = False
     network: bool = False
     seccomp: Path | None = None
+    unsquash: bool = False
 
 
 def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[str]:
@@ -75,6 +88,7 @@ def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[
         *(() if inside.network else ("--net", "--network", "none")),
         *(("--security", f"seccomp:{inside.seccomp}") if inside.seccomp else ()),
         *(("--nv",) if inside.gpu else ()),
+        *(("--unsquash",) if inside.unsquash else ()),
         # --no-home would leave HOME pointing nowhere; --workdir lifts the 64 MiB limit off /tmp
         *("--home", f"{inside.home}:/home/model", "--workdir", str(inside.workdir), "--pwd", inside.cwd),
         *(word for bind in inside.binds for word in ("--mount", bind.mount())),
@@ -82,6 +96,37 @@ def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[
         str(image),
         *argv,
     ]
+
+
+def mounts_images() -> bool:
+    """Whether Apptainer can mount a SIF here, as its owner's kernel module or by FUSE; else it has to unpack it."""
+    return fuse_trouble() is None or any(_is_setuid(f"{folder}/starter-suid") for folder in BUNDLES)
+
+
+def fuse_trouble() -> str | None:
+    """Why an ordinary user cannot mount images with FUSE; None if one can."""
+    try:
+        found = os.stat("/dev/fuse")
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(*_FUSE):
+        return "/dev/fuse is something else"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "this user may not read and write /dev/fuse"
+    return None if find_tool("squashfuse_ll", "squashfuse") else "there is no squashfuse"
+
+
+def find_tool(*names: str) -> str | None:
+    """The first of these programs that Apptainer would find: on PATH, or where its packages keep their own."""
+    places = (config.find_program(name, ":".join((_SYSTEM_PATH, *BUNDLES))) for name in names)
+    return next((place for place in places if place), None)
+
+
+def _is_setuid(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_ISUID)
+    except OSError:
+        return False
 
 
 def environment(scratch: Path) -> dict[str, str]:
@@ -135,7 +180,7 @@ def unsquash(target: Path, image: Path, offset: int, scratch: Path) -> None:
 
     With squashfs-tools, which Apptainer itself needs. Raises InvalidError, UnfitError or TryAgainError.
     """
-    tool = config.find_program("unsquashfs", _SYSTEM_PATH)
+    tool = find_tool("unsquashfs")
     if tool is None:
         raise UnfitError("unsquashfs is not installed, or not on PATH.\nInstall the package squashfs-tools.")
     # no attributes, since those of the system are for root to set

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,12 +23,6 @@ _MIN_APPTAINER = (1, 1)
 _SCRATCH_BYTES = 2**30
 _CACHE_BYTES = 2 * 2**30
 _SHELL = ("/bin/sh", "-c", "true")
-# where Apptainer's own packages keep the programs that they bring along
-_BUNDLES = (
-    "/usr/libexec/apptainer/bin",
-    "/usr/local/libexec/apptainer/bin",
-    "/usr/lib/x86_64-linux-gnu/apptainer/bin",
-)
 
 
 @dataclass(frozen=True)
@@ -69,8 +62,9 @@ def _containers(site: SiteConfig, image: str | None) -> Iterator[Check]:
     yield _apptainer()
     yield _user_namespaces()
     yield _fuse()
-    yield _helper("squashfuse", ("squashfuse_ll", "squashfuse"), "mounts images without root", needed=True)
-    yield _helper("fuse-overlayfs", ("fuse-overlayfs",), "needed to build images only", needed=False)
+    yield _helper("squashfuse", ("squashfuse_ll", "squashfuse"), "mounts images without root")
+    yield _helper("fuse-overlayfs", ("fuse-overlayfs",), "is needed to build from definitions only")
+    yield _helper("squashfs-tools", ("unsquashfs",), "unpacks images, to convert and build them")
     yield _subuid()
     yield from _try_container(site, image)
 
@@ -108,27 +102,19 @@ def _user_namespaces() -> Check:
 
 
 def _fuse() -> Check:
-    try:
-        device = stat.S_ISCHR(os.stat("/dev/fuse").st_mode)
-    except OSError as error:
-        return Check("/dev/fuse", False, str(error.strerror), "as root: modprobe fuse")
-    good = device and os.access("/dev/fuse", os.R_OK | os.W_OK)
-    detail = "readable and writable" if good else "this user may not read and write it"
-    return Check("/dev/fuse", good, detail, "" if good else "as root: chmod 666 /dev/fuse")
+    trouble = apptainer.fuse_trouble()
+    if trouble is None:
+        return Check("/dev/fuse", True, "images can be mounted")
+    slower = "images are unpacked at every start of a model, which is slower and takes room"
+    mend = "as root: modprobe fuse; chmod 666 /dev/fuse; install the package squashfuse"
+    return Check("/dev/fuse", None, f"{trouble}: {slower}", mend)
 
 
-def _helper(name: str, programs: tuple[str, ...], use: str, needed: bool) -> Check:
-    places = [config.find_program(program) for program in programs]
-    places += [
-        path
-        for bundle in _BUNDLES
-        for program in programs
-        if os.access(path := f"{bundle}/{program}", os.X_OK)
-    ]
-    found = next((place for place in places if place), None)
+def _helper(name: str, programs: tuple[str, ...], use: str) -> Check:
+    found = apptainer.find_tool(*programs)
     if found:
         return Check(name, True, found)
-    return Check(name, False if needed else None, f"not found; it {use}", f"install the package {name}")
+    return Check(name, None, f"not found; it {use}", f"install the package {name}")
 
 
 def _subuid() -> Check:
@@ -169,7 +155,15 @@ def _start(name: str, image: Path, base: Path, network: bool, seccomp: bool) -> 
         home.mkdir()
         work.mkdir()
         forbidden = apptainer.SECCOMP if seccomp else None
-        inside = Containment(home=home, workdir=work, cwd="/", binds=(), network=network, seccomp=forbidden)
+        inside = Containment(
+            home=home,
+            workdir=work,
+            cwd="/",
+            binds=(),
+            network=network,
+            seccomp=forbidden,
+            unsquash=not apptainer.mounts_images(),
+        )
         code, output = apptainer.try_command(apptainer.exec_command(image, _SHELL, inside), Path(folder))
     if code == 0:
         return Check(name, True, image.name)

@@ -61,7 +61,7 @@ class SessionSpec:
 
 
 def command(spec: SessionSpec, scratch: Path) -> list[str]:
-    """The command that serves the wire; pure, so that --dry-run can show it."""
+    """The command that serves the wire on this machine; --dry-run shows it."""
     if spec.image is None:
         return _boot(spec.interpreter, str(resources.folder("engine")), str(spec.contrib_src))
     place = _STRANGERS_PLACE if spec.stranger else scratch
@@ -75,6 +75,7 @@ def command(spec: SessionSpec, scratch: Path) -> list[str]:
         gpu=bool(spec.gpus),
         network=spec.network,
         seccomp=shown["seccomp.json"] if spec.seccomp else None,
+        unsquash=not apptainer.mounts_images(),
     )
     boot = _boot(spec.interpreter, "/framework", "/contrib_src")
     command = apptainer.exec_command(shown["image.sif"], boot, inside)

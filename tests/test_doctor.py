@@ -23,6 +23,7 @@ NAMES = [
     "/dev/fuse",
     "squashfuse",
     "fuse-overlayfs",
+    "squashfs-tools",
     "subordinate ids",
     "container starts",
     "host runtime",

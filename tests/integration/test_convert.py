@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dockerimages import DockerImage, file, folder, save_archive, save_layout, static_program, symlink
-from driving import Ended, environment, eventually, finish
-from grounds import IMAGE, below
+from driving import Ended, environment, finish
+from grounds import IMAGE
 from registry_server import RegistryServer
 from test_disk_full import Namespace
 
@@ -177,28 +176,31 @@ def test_ten_converters_of_one_image(converter: Converter, archive: Path) -> Non
 def test_a_killed_converter_leaves_nothing_that_counts(converter: Converter, archive: Path, after: str) -> None:
     source = [f"docker-archive:{archive}", "--name", "small:1"]
     killed = converter.start(*source)
-    assert killed.stderr is not None
-    for line in killed.stderr:
-        if line.startswith(after):
-            break
-    else:
-        raise AssertionError(f"never came to {after}")
+    come_to(after, killed)
     killed.kill()  # it alone: what it has started goes on, as it would after the OOM killer
     killed.communicate()
     assert not converter.records()
     assert converter.run(*source).code == 0
     assert len(converter.records()) == 1 and len(converter.sifs()) == 1
-    assert eventually(lambda: not [each for each in below(killed.pid)], 10.0)
 
 
-def test_ctrl_c_leaves_nothing(converter: Converter, archive: Path) -> None:
-    started = converter.start(f"docker-archive:{archive}", "--name", "small:1")
-    assert started.stderr is not None and "Looking" in started.stderr.readline()
-    time.sleep(0.3)
-    os.killpg(started.pid, signal.SIGINT)
-    ended = finish(started, LIMIT_S)
+@pytest.mark.parametrize("after", ["Unpacking", "Packing"])
+def test_ctrl_c_leaves_nothing(converter: Converter, archive: Path, after: str) -> None:
+    stopped = converter.start(f"docker-archive:{archive}", "--name", "small:1")
+    come_to(after, stopped)
+    os.killpg(stopped.pid, signal.SIGINT)
+    ended = finish(stopped, LIMIT_S)
     assert ended.code == 130, ended.text
     assert not converter.records() and not converter.workspaces()
+
+
+def come_to(step: str, converting: subprocess.Popen[str]) -> None:
+    """Wait until a conversion says that it is at a step."""
+    assert converting.stderr is not None
+    for line in converting.stderr:
+        if line.startswith(step):
+            return
+    raise AssertionError(f"never came to {step}")
 
 
 @pytest.mark.parametrize("kind", ["sif", "folder", "definition"])
