@@ -22,7 +22,7 @@ from modelhub_hpc import __version__, config
 from modelhub_hpc.cli.build import build
 from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, one_line
+from modelhub_hpc.cli.output import MARKS, Voice, make_streams_robust, many_lines, one_line
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
 
@@ -31,7 +31,6 @@ from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 _COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
-_MARKS = {True: "✔", False: "✘", None: "–"}
 
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
@@ -250,7 +249,7 @@ def doctor(image: str | None, as_json: bool, **given: Any) -> int:
         found.append(check)
         if not voice.json:
             mend = f"\n    mend: {check.mend}" if check.mend and not check.ok else ""
-            voice.say(f"{_MARKS[check.ok]} {check.name}: {one_line(check.detail)}{mend}")
+            voice.say(f"{MARKS[check.ok]} {check.name}: {one_line(check.detail)}{mend}")
     fit = all(check.ok is not False for check in found)
     if voice.json:
         voice.answer({"fit": fit, "checks": [dataclasses.asdict(check) for check in found]})

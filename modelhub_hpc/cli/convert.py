@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from modelhub_hpc.cli.output import Voice, duration, number, one_line, size
+from modelhub_hpc.cli.images import certificate_lines
+from modelhub_hpc.cli.output import Voice, duration, one_line, size
 from modelhub_hpc.cli.progress import has_terminal
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.convert import Converted, Observer, Terms, convert
 from modelhub_hpc.errors import EXIT_DONE
 
 PLAIN_S = 10.0
-_MARKS = {True: "✔", False: "✘", None: "–"}
-_STATES = {"mended": "mended", "harmless": "note", "open": "NOT mended"}
 
 
 def convert_image(source: str, name: str | None, site: SiteConfig, terms: Terms, voice: Voice) -> int:
@@ -34,21 +32,12 @@ def convert_image(source: str, name: str | None, site: SiteConfig, terms: Terms,
 
 
 def _show(made: Converted, seconds: float, voice: Voice) -> None:
-    audit, image = made.certificate.get("audit", {}), made.image
-    for finding in audit.get("findings", ()):
-        voice.say(f"{_STATES[finding['state']]}: {one_line(finding['message'])}{_examples(finding)}")
-    for check in made.certificate.get("checks", ()):
-        voice.say(f"{_MARKS[check['ok']]} {check['name']}: {one_line(check['detail'])}")
+    image = made.image
+    for line in certificate_lines(made.certificate):
+        voice.say(line)
     verb = f"converted in {duration(seconds)}" if made.new else "was here already"
     voice.say(f"{one_line(image.name)} {verb}: {one_line(image.path)} ({size(image.bytes)})")
     voice.say(f"  from {one_line(made.certificate.get('origin', {}).get('pinned', 'an unknown source'))}")
-
-
-def _examples(finding: Mapping[str, Any]) -> str:
-    if not finding["examples"]:
-        return ""
-    count = f"{number(finding['count'], 'file')}, " if finding["count"] > 1 else ""
-    return f" ({count}e.g. {one_line(finding['examples'][0], 80)})"
 
 
 @contextlib.contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from modelhub_hpc import apptainer, config, sif
-from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, size
+from modelhub_hpc.cli.output import MARKS, Voice, many_lines, number, one_line, size
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID, InvalidError, ModelHubError
 from modelhub_hpc.images import records, signatures, store, sweep, transfer
@@ -19,6 +19,7 @@ from modelhub_hpc.images.integrity import verify as verify_file
 from modelhub_hpc.images.records import Entry
 
 _YES_NO = {True: "yes", False: "NO", None: "-"}
+_STATES = {"mended": "mended", "harmless": "note", "open": "NOT mended"}
 _json = click.option(
     "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
 )
@@ -63,15 +64,10 @@ def show(voice: Voice, name: str, as_json: bool) -> int:
     if as_json:
         voice.answer({**_facts(entry), "certificate": certificate})
         return EXIT_DONE
-    voice.columns(
-        (key, one_line(value)) for key, value in _facts(entry).items() if value not in ("", None, [])
-    )
-    for finding in _told(certificate, ("audit", "findings")):
-        voice.say(f"{one_line(finding.get('state', ''))}: {one_line(finding.get('message', ''))}")
-    for check in _told(certificate, ("checks",)):
-        voice.say(
-            f"check {one_line(check.get('name', ''))}: {_mark(check)} {one_line(check.get('detail', ''))}"
-        )
+    facts = {**_facts(entry), "certified": _YES_NO[entry.certified]}
+    voice.columns((key, one_line(value)) for key, value in facts.items() if value not in ("", None, []))
+    for line in certificate_lines(certificate):
+        voice.say(line)
     return EXIT_DONE
 
 
@@ -244,14 +240,29 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _told(certificate: dict[str, Any] | None, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The objects of a list in a certificate, which may have any form."""
+def certificate_lines(certificate: Mapping[str, Any] | None) -> Iterator[str]:
+    """What stood in an image's way, and what was proven; a certificate from elsewhere may have any form."""
+    for finding in _told(certificate, ("audit", "findings")):
+        state = finding.get("state")
+        word = _STATES.get(state, "?") if isinstance(state, str) else "?"
+        yield f"{word}: {one_line(finding.get('message', ''))}{_examples(finding)}"
+    for check in _told(certificate, ("checks",)):
+        ok = check.get("ok")
+        mark = MARKS[ok] if ok in (True, False, None) else "?"
+        yield f"{mark} {one_line(check.get('name', ''))}: {one_line(check.get('detail', ''))}"
+
+
+def _examples(finding: Mapping[str, Any]) -> str:
+    examples, count = finding.get("examples"), finding.get("count")
+    if not isinstance(examples, list) or not examples:
+        return ""
+    many = f"{number(count, 'file')}, " if isinstance(count, int) and count > 1 else ""
+    return f" ({many}e.g. {one_line(examples[0], 80)})"
+
+
+def _told(certificate: Mapping[str, Any] | None, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The objects of a list in a certificate."""
     found: Any = certificate
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     yield from (each for each in (found if isinstance(found, list) else ()) if isinstance(each, dict))
-
-
-def _mark(check: dict[str, Any]) -> str:
-    ok = check.get("ok")
-    return _YES_NO[ok] if ok in (True, False, None) else "?"

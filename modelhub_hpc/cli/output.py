@@ -13,6 +13,7 @@ import click
 
 _SAMPLE = 200  # rows that decide the widths of a streamed table
 _WIDEST = 60
+MARKS = {True: "✔", False: "✘", None: "–"}  # of something that was checked
 
 
 @dataclass(frozen=True)
