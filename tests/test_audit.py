@@ -186,7 +186,7 @@ def test_variables_that_break_programs_are_dropped_and_others_kept(tmp_path: Pat
     assert [finding.state for finding in found if finding.code == "home"] == ["harmless"]
     assert environment.variables(Tree(tree)) == {"PATH": "/opt/bin:/bin", **KEPT, "HOME": "/root"}
     assert set(env_script({"LANG": "C", "HOME": "/root"}).splitlines()) <= set(
-        (tree / SCRIPT).read_text().splitlines()
+        (tree / SCRIPT).read_text(encoding="utf-8").splitlines()
     )
     mended(tree)
 

@@ -138,7 +138,7 @@ def test_build_arguments_and_target() -> None:
     text = "ARG B\nFROM $B AS one\nARG V\nLABEL v=$V base=$FOREIGN\nFROM two\nRUN false"
     made = dockerfiles.convert(text, {"B": "debian:12", "V": "7", "FOREIGN": "f"}, "one")
     assert "From: debian:12" in made.definition and "false" not in made.definition
-    assert "    v 7\n    base f\n" in made.definition
+    assert "    'v 7' \\\n        'base f' \\\n" in made.definition
     with pytest.raises(InvalidError, match="There is no stage 'three'. There are: one, stage-1"):
         dockerfiles.convert(text, {"B": "x"}, "three")
 

@@ -62,6 +62,7 @@ def _finish(last: Part, text: str) -> None:
         "org.modelhub-hpc.cwd": last.workdir,
     }
     last.labels.update({name: value for name, value in facts.items() if value})
+    last.post.append(textwrap.indent(post.labels(last.labels), "    "))
 
 
 def _said(part: Part) -> Iterator[str]:
@@ -107,7 +108,6 @@ def _as_spython(part: Part) -> Any:
     # the writer halves every run of line feeds
     made.install = [entry.replace("\n", "\n\n") for entry in part.post]
     made.environ = [f"{name}={for_shell(value)}" for name, value in part.environment.items()]
-    made.labels = [list(pair) for pair in part.labels.items()]
     return made
 
 

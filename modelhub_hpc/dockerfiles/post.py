@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from modelhub_hpc.dockerfiles.instructions import Instruction
 from modelhub_hpc.errors import InvalidError
@@ -52,8 +52,15 @@ set -- -path /proc
 for mounted in $(awk '$5 != "/" { print $5 }' /proc/self/mountinfo); do set -- "$@" -o -path "$mounted"; done
 find / \\( "$@" \\) -prune -o \\( -type d ! -perm -005 -o -type f ! -perm -004 \\) -exec chmod a+rX {} +"""
 
+
 # what Apptainer would take for its own: the begin of a section, of a stage, a build argument
 _FOREIGN = re.compile(r"^[ \t]*%.*|^bootstrap\s*:.*|\{\{\s*\w+\s*\}\}", re.MULTILINE | re.IGNORECASE)
+
+
+def labels(pairs: Mapping[str, str]) -> str:
+    """The labels of the image; a section %labels would give way to those of the base image, as LABEL does not."""
+    lines = " \\\n".join(f"    {shlex.quote(f'{name} {value}')}" for name, value in pairs.items())
+    return f"printf '%s\\n' \\\n{lines} >> \"$APPTAINER_LABELS\""
 
 
 def refuse_foreign_words(texts: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 # -*- coding: utf-8 -*-
 """Loaders, converters and the processor: what opens, what is refused, and what is said about it."""
 
+import locale
 import os
 import struct
 import subprocess
@@ -52,6 +53,7 @@ def write_series(folder, uid, slices=4):
     """Write a DICOM series whose file names run against the order of the stack."""
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     for z in range(slices):
         image = SimpleITK.GetImageFromArray(numpy.full((1, 6, 5), z, dtype="int16"))
         for tag, value in (("0008|0060", "CT"), ("0020|000d", "1.2.3"), ("0020|000e", uid),
@@ -60,6 +62,7 @@ def write_series(folder, uid, slices=4):
             image.SetMetaData(tag, value)
         writer.SetFileName(os.path.join(folder, "slice-%s-%d.dcm" % (uid, slices - z)))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # the writer leaves C behind, and every later test would read ASCII
 
 
 def test_each_loader_gets_the_files_of_its_kind(png, tmp_path):
