@@ -24,6 +24,7 @@ from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.images import CERTIFICATE, Image, store
 from modelhub_hpc.origin import Origin
 from modelhub_hpc.processes import remove_tree
+from modelhub_hpc.runfolder import storage
 from modelhub_hpc.sources import fetch, forget, resolve
 from modelhub_hpc.sources.reference import parse
 from modelhub_hpc.unpacked.audit import Audit, audit
@@ -145,15 +146,17 @@ class _Conversion:
     def run(self) -> Converted:
         tree = self._unpack()
         self.observe("Auditing and mending", 0, 0)
-        found = mend(tree, audit(tree, self.origin.config))
-        _write_labels(tree, self._labels(found))
-        content = self._pack(tree)
+        with storage(self.folder):
+            found = mend(tree, audit(tree, self.origin.config))
+            _write_labels(tree, self._labels(found))
+            content = self._pack(tree)
         self.observe("Proving that it runs for another user, offline and read-only", 0, 0)
         checks = certify.certify(self._sif, found.interpreter, self.site)
         certificate = self._certificate(found, content, checks)
         if self.terms.strict:
             _refuse_uncertified(self.name, certificate)
-        apptainer.embed(self._sif, CERTIFICATE, _dumps(certificate), self.folder)
+        with storage(self.folder):
+            apptainer.embed(self._sif, CERTIFICATE, _dumps(certificate), self.folder)
         image = store.publish(self._image(found, content), certificate, self.site)
         return Converted(image, certificate, new=True)
 
@@ -270,6 +273,7 @@ def _write_labels(tree: Path, labels: Mapping[str, str]) -> None:
             os.unlink("labels.json", dir_fd=private)
         written = os.open("labels.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=private)
         with open(written, "wb") as stream:
+            os.fchmod(written, 0o644)  # whatever the umask
             stream.write(_dumps({**given, **labels}))
     finally:
         os.close(private)

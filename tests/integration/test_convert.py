@@ -256,6 +256,17 @@ def test_an_image_does_not_tell_the_folders_of_its_maker(converter: Converter, a
     assert str(archive.parent) not in inside and str(converter.cache) not in inside
 
 
+def test_a_careful_umask_does_not_close_the_image(converter: Converter, archive: Path, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        ended = converter.run(f"docker-archive:{archive}", "--name", "small:1", "--json")
+    finally:
+        os.umask(before)
+    unpack(tmp_path / "tree", json.loads(ended.out)["image"]["path"], tmp_path)
+    closed = [path for path in (tmp_path / "tree").rglob("*") if not path.is_symlink() and not path.stat().st_mode & 4]
+    assert not closed
+
+
 def test_no_user_namespaces(image: images.Image) -> None:
     """An administrator has closed them: no image can be certified, and the message names the mend."""
     if os.getuid() == 0:
