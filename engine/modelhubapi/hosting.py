@@ -10,7 +10,7 @@ from modelhublib import ioconfig
 from modelhublib.errors import as_text, error_line
 
 from .pythonapi import ModelHubAPI
-from .wire import private_copy
+from .wire import private_copy, write_all
 
 CONTRIB_SRC = "/contrib_src"
 
@@ -78,7 +78,7 @@ class Answer(object):
     def __init__(self):
         """Take over fd 1: from here on what the model prints, on any level, goes to stderr; its stdin is empty."""
         sys.stdout.flush()
-        self._stream = os.fdopen(private_copy(1), "wb")
+        self._out = private_copy(1)
         self._pid = os.getpid()
         os.dup2(2, 1)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -86,18 +86,23 @@ class Answer(object):
         os.close(nothing)
         if hasattr(os, "register_at_fork"):
             # Who reads our answer waits for the last copy of this end to be closed.
-            os.register_at_fork(after_in_child=self._stream.close)
+            os.register_at_fork(after_in_child=self._close)
 
     def write(self, text):
-        """Write text, encoded as UTF-8; it is on its way when this returns. Raises IOError, OSError."""
+        """Write text, encoded as UTF-8; it is on its way when this returns. Raises OSError."""
         data = text.encode("utf-8", "surrogateescape") if sys.version_info[0] > 2 else text.encode("utf-8")
-        self._stream.write(data)
-        self._stream.flush()
+        write_all(self._out, data)
 
     def leave_if_forked(self):
         """End this process at once if it is a child that the model forked and let come back."""
         if os.getpid() != self._pid:
             os._exit(0)
+
+    def _close(self):
+        # Neither a file object nor a method of one: what is registered outlives them, and some Pythons crash on it.
+        if self._out is not None:
+            os.close(self._out)
+            self._out = None
 
 
 def short_error(error):

@@ -34,10 +34,9 @@ class Wire(object):
     def send(self, message):
         """Write one message (a dict of JSON's own types); it is sent when this returns. Raises HostGone."""
         self.leave_if_forked()
-        data = memoryview(json.dumps(message, allow_nan=False).encode("ascii") + b"\n")
+        data = json.dumps(message, allow_nan=False).encode("ascii") + b"\n"
         try:
-            while data:
-                data = data[_retried(os.write, self._out, data):]
+            write_all(self._out, data)
         except OSError as error:
             raise HostGone(str(error))
 
@@ -69,6 +68,13 @@ def private_copy(fd):
     copy = fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH_FD)
     fcntl.fcntl(copy, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     return copy
+
+
+def write_all(fd, data):
+    """Write all of data (bytes) to fd, however much the system takes at once. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[_retried(os.write, fd, rest):]
 
 
 def _retried(call, fd, argument):
