@@ -10,7 +10,7 @@ from modelhublib import ioconfig
 from modelhublib.errors import as_text, error_line
 
 from .pythonapi import ModelHubAPI
-from .wire import private_copy, write_all
+from .wire import mute_stdio, private_copy, write_all
 
 CONTRIB_SRC = "/contrib_src"
 
@@ -80,10 +80,7 @@ class Answer(object):
         sys.stdout.flush()
         self._out = private_copy(1)
         self._pid = os.getpid()
-        os.dup2(2, 1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
+        mute_stdio()
         if hasattr(os, "register_at_fork"):
             # Who reads our answer waits for the last copy of this end to be closed.
             os.register_at_fork(after_in_child=self._close)

@@ -23,10 +23,7 @@ class Wire(object):
         self._out = private_copy(1)
         self._pid = os.getpid()
         self._rest = b""
-        os.dup2(2, 1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
+        mute_stdio()
         if hasattr(os, "register_at_fork"):
             # A child that lives on must neither speak for us nor keep the host waiting for our end.
             os.register_at_fork(after_in_child=self._close)
@@ -61,6 +58,14 @@ class Wire(object):
             os.close(self._in)
             os.close(self._out)
             self._in = self._out = None
+
+
+def mute_stdio():
+    """From here on what anybody here prints, on any level, goes to stderr, and stdin is empty."""
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def private_copy(fd):
