@@ -99,7 +99,7 @@ def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[
 
 
 def mounts_images() -> bool:
-    """Whether Apptainer can mount a SIF here, as its owner's kernel module or by FUSE; else it has to unpack it."""
+    """Whether Apptainer can mount a SIF here, by FUSE or as a setuid program; else it has to unpack it."""
     return fuse_trouble() is None or any(_is_setuid(f"{folder}/starter-suid") for folder in BUNDLES)
 
 
@@ -193,7 +193,8 @@ def unsquash(target: Path, image: Path, offset: int, scratch: Path) -> None:
 def build(target: Path, source: str, scratch: Path, *, fakeroot: bool = False) -> None:
     """Pack `source` (a folder that `unpack` made, a definition, ...) into the SIF `target`, rootless.
 
-    fakeroot: play root while building, which a definition with a %post section needs.
+    fakeroot: play root while building, which a definition with a %post section needs. What a definition names is
+    relative to the caller's folder, as for `apptainer build`.
     The target is written in place by apptainer and may be partial when this raises, as `unpack` does.
     """
     # zstd packs in a third of the time of the default gzip, to the same size, and starts faster
@@ -207,7 +208,7 @@ def build(target: Path, source: str, scratch: Path, *, fakeroot: bool = False) -
         _build([*flags, str(target), source], source, scratch)
 
 
-def _build(arguments: Sequence[str], source: str, scratch: Path, cwd: Path = Path("/")) -> None:
+def _build(arguments: Sequence[str], source: str, scratch: Path, cwd: Path | None = None) -> None:
     # its cache would be a compressed copy of every layer, and fails when several processes fill it
     command = [program(), "-q", "--nocolor", "build", "--disable-cache", *arguments]
     log.info("%s", shlex.join(command))

@@ -92,9 +92,7 @@ class StartError(ModelHubError):
     def __init__(self, message: str, evidence: Evidence, sudden: bool = False) -> None:
         super().__init__(message)
         self.evidence = evidence
-        self.sudden = (
-            sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
-        )
+        self.sudden = sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
         broken_host = evidence.code in (126, 127, 255)
         self.exit_code = EXIT_UNFIT if broken_host else EXIT_INVALID
 

@@ -224,6 +224,23 @@ def test_other_sources(converter: Converter, archive: Path, kind: str, tmp_path:
     assert images.find(f"{kind}:1", converter.site).sha256 == made["sha256"]
 
 
+def test_files_of_a_definition_are_relative_to_the_caller(
+    converter: Converter, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = json.loads(converter.run(f"docker-archive:{archive}", "--name", "small:1", "--json").out)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "own.def").write_text(
+        f"Bootstrap: localimage\nFrom: {made['image']['path']}\n%files\n    notes.txt /notes.txt\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    ended = converter.run("own.def", "--json")
+    assert ended.code == 0, ended.text
+    answer = json.loads(ended.out)["image"]
+    assert answer["name"] == "own:latest"
+    unpack(tmp_path / "tree", answer["path"], tmp_path)
+    assert (tmp_path / "tree/notes.txt").read_text() == "mine"
+
+
 def test_from_a_registry_to_the_store(converter: Converter, tmp_path: Path) -> None:
     """By tag, by digest, offline; the machine's own platform out of several."""
     entries = [file("bin/hello", static_program(), mode=0o755)]
