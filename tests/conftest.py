@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 from grounds import CACHE, IMAGE, OBEDIENT, Write
+from slurm_cluster import cluster, start_cluster  # noqa: F401  # fixtures
 
 from modelhub_hpc import images
 from modelhub_hpc.config import SiteConfig
