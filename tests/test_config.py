@@ -20,7 +20,7 @@ from modelhub_hpc.errors import UsageError
 REPO = Path(__file__).resolve().parent.parent
 SITE_FILE = REPO / "hpc/site.yaml"
 RESOURCES = tuple(f"modelhub_hpc.{name}" for name in ("engine", "hpc", "recipes", "registry", "slurm"))
-MODULES_WITH_EXAMPLES = ("config", "cli.output", "cli.progress", "cli.results")
+MODULES_WITH_EXAMPLES = ("config.kinds", "config.workforce", "slurm", "cli.output", "cli.progress", "cli.results")
 
 
 @pytest.fixture(autouse=True)

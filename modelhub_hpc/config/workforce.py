@@ -1,0 +1,45 @@
+"""How many workers a run has, and what each of them may use."""
+
+from __future__ import annotations
+
+import re
+
+from modelhub_hpc.config.site import SiteConfig
+from modelhub_hpc.config.surroundings import cores, gpus
+
+_SLURM_WORKERS = 4
+
+
+def on_slurm(config: SiteConfig) -> bool:
+    """Whether the workers of a run are SLURM jobs."""
+    return config.executor in ("slurm", "slurm-array")
+
+
+def worker_count(config: SiteConfig) -> int:
+    """Workers of a run: one inline, else as set, else 4 on SLURM; here one per GPU, else one per two cores."""
+    if config.executor == "inline":
+        return 1
+    if on_slurm(config):
+        return config.workers or _SLURM_WORKERS
+    return config.workers or len(gpus(config)) or max(1, cores() // 2)
+
+
+def workers_here(config: SiteConfig) -> int:
+    """Workers that share this machine, or this job: each gets its part of the cores and GPUs."""
+    return workers_per_job(config) if on_slurm(config) else worker_count(config)
+
+
+def workers_per_job(config: SiteConfig) -> int:
+    """Workers of one SLURM job: as set, else one per GPU that the job asks for, else one.
+
+    >>> [workers_per_job(SiteConfig(gres=each)) for each in ("gpu:4", "gpu:a100:2(S:0),lustre:1", "gpu", "nvme:9")]
+    [4, 2, 1, 1]
+    """
+    asked = f",{config.gres or ''},gpu:{config.gpus_per_node or ''}"
+    counts = re.findall(r",(?:gres[:/])?gpu(?::[^,:(]*[^,:(\d][^,:(]*)?:(\d+)(?=[,(]|$)", asked)
+    return config.workers_per_job or max(1, sum(map(int, counts)))
+
+
+def thread_count(config: SiteConfig) -> int:
+    """Threads one session may use, so that the sessions of a node do not fight."""
+    return config.threads or max(1, cores() // workers_here(config))

@@ -1,0 +1,333 @@
+"""Ask SLURM and tell it; nothing else here knows its programs, options and words."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelhub_hpc import config
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, UsageError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "mh-"
+_TIMEOUT_S = 90.0  # longer than SLURM's programs try by themselves
+_UNREACHABLE = re.compile(
+    "socket timed out|unable to contact slurm controller|connection (refused|timed out)|zero bytes were transmitted"
+    "|communication connection failure|message (send|receive)|controller in standby|temporarily unable to accept"
+    "|unexpected message|transport endpoint|authentication",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile("resource temporarily unavailable|limit|policy", re.IGNORECASE)
+_OVER_MEMORY = re.compile("oom.kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
+_ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+)
+
+
+class Unreachable(TryAgainError):
+    """SLURM did not answer: whether it did what it was asked is unknown."""
+
+
+class LimitReached(TryAgainError):
+    """SLURM takes no more jobs of this user now."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in the queue. id: with the task of an array, "12_3"; reason: SLURM's, why it waits; node: "" before."""
+
+    id: str
+    state: str
+    reason: str
+    node: str
+    name: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What jobs may have in a partition. Times as SLURM writes them; memory in MiB per node."""
+
+    name: str
+    default: bool
+    up: bool
+    default_time: str
+    longest_time: str
+    nodes: int
+    cpus: int
+    memory_mb: int
+    gres: str
+    features: str
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What slurmctld says of itself. array_size: number of tasks that one array may have."""
+
+    name: str
+    version: str
+    controller: str
+    array_size: int
+    job_count: int
+    accounting: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a job used, from accounting. Times in hours, memory in MiB."""
+
+    id: str
+    state: str
+    node: str
+    cpu_hours: float
+    gpu_hours: float
+    peak_mb: int
+
+
+def available() -> bool:
+    return config.find_program("sbatch") is not None
+
+
+def job_name(run_id: str, suffix: str = "") -> str:
+    """Every job of a run is named mh-<run id>; workers add which one they are."""
+    return f"{PREFIX}{run_id}{'-' if suffix else ''}{suffix}"
+
+
+def worker_options(site: SiteConfig) -> list[str]:
+    """sbatch's options for a job of workers. Raises UsageError if the site names no walltime."""
+    workers = config.workers_per_job(site)
+    return [
+        *_whose(site, site.partition),
+        *_some("time", _walltime(site, site.time, "--time")),
+        *_some("mem", site.mem_mb and f"{site.mem_mb * workers}M"),
+        *_some("cpus-per-task", site.threads and site.threads * workers),
+        *_some("gres", site.gres),
+        *_some("gpus-per-node", site.gpus_per_node),
+        *_some("constraint", site.constraint),
+        *site.sbatch_args,
+    ]
+
+
+def driver_options(site: SiteConfig) -> list[str]:
+    """sbatch's options for the job of a driver, which computes nothing itself."""
+    return [
+        *_whose(site, site.controller_partition or site.partition),
+        *_some("time", _walltime(site, site.controller_time or site.time, "--time")),
+        *_some("mem", f"{site.controller_mem_mb}M"),
+        "--cpus-per-task=1",
+        *site.controller_sbatch_args,
+    ]
+
+
+def _whose(site: SiteConfig, partition: str | None) -> list[str]:
+    return [*_some("partition", partition), *_some("account", site.account), *_some("qos", site.qos)]
+
+
+def _some(name: str, value: object) -> list[str]:
+    return [f"--{name}={value}"] if value else []
+
+
+def _walltime(site: SiteConfig, walltime: str | None, flag: str) -> str:
+    if walltime is not None:
+        return walltime
+    known = "\n".join(
+        f"  {each.name}{' (default)' if each.default else ''}: at most {each.longest_time}"
+        for each in partitions()
+        if site.partition in (None, each.name)
+    )
+    raise UsageError(f"""
+        How long may a worker job take? Say it with {flag} (-t), or as 'time' in a configuration file.
+        Limits of the partitions here:
+        """.strip() + f"\n{known}")
+
+
+def submit(options: Sequence[str], script: str | Path, folder: Path, variables: Sequence[str] = ()) -> str:
+    """Submit a script (its text, or its file) that runs in `folder`; the job's id.
+
+    variables: NAME=VALUE for the job's environment, which holds little else (config.job_environment).
+    Raises Unreachable (it may have been accepted all the same), LimitReached, or UnfitError with sbatch's words.
+    """
+    command = ["sbatch", "--parsable", f"--chdir={folder}", *options]
+    file, text = ([str(script)], "") if isinstance(script, Path) else ([], script)
+    environment = dict(variable.split("=", 1) for variable in variables)
+    answer = _run([*command, *file], text, environment)
+    return answer.strip().split(";")[0]
+
+
+def queue(prefix: str = PREFIX) -> list[Job]:
+    """This user's jobs whose names begin so, pending arrays as one. Raises Unreachable."""
+    listed = _run(["squeue", "--noheader", f"--user={config.caller().user}", f"--format={_COLUMNS}"])
+    return [job for job in map(_job, listed.splitlines()) if job and job.name.startswith(prefix)]
+
+
+def look_up(job_id: str) -> Job | None:
+    """One job, also one that has ended, as long as SLURM remembers it. Raises Unreachable."""
+    try:
+        listed = _run(["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--format={_COLUMNS}"])
+    except UnfitError:
+        return None  # "Invalid job id specified": forgotten
+    return next((job for job in map(_job, listed.splitlines()) if job), None)
+
+
+def folders(prefix: str = PREFIX) -> dict[str, Path]:
+    """The working folders of this user's jobs by job name. Raises Unreachable."""
+    listed = _run(["squeue", "--noheader", f"--user={config.caller().user}", "--format=%j|%Z"])
+    pairs = (line.split("|", 1) for line in listed.splitlines() if line.startswith(prefix) and "|" in line)
+    return {name: Path(folder) for name, folder in pairs}
+
+
+_COLUMNS = "%i|%T|%r|%N|%j"
+
+
+def _job(line: str) -> Job | None:
+    fields = line.strip().split("|", 4)
+    return Job(*fields) if len(fields) == 5 else None
+
+
+def ended_for_memory(job_id: str, its_log: str) -> bool:
+    """Whether a job was ended because it used too much memory, by its state or by what SLURM wrote into its log."""
+    if _OVER_MEMORY.search(its_log):
+        return True
+    try:
+        job = look_up(job_id)
+    except Unreachable:
+        return False
+    return job is not None and job.state == "OUT_OF_MEMORY"
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """End these jobs; those that are over already are no error. Raises Unreachable."""
+    ids = list(job_ids)
+    if ids:
+        _run(["scancel", "--quiet", *ids])
+
+
+def requeue(job_id: str) -> None:
+    """End this job and have SLURM start it anew. Raises UnfitError or Unreachable."""
+    _run(["scontrol", "requeue", job_id])
+
+
+def partitions() -> list[Partition]:
+    """The partitions that sinfo shows, largest of their nodes first. Raises Unreachable or UnfitError."""
+    listed = _run(["sinfo", "--noheader", "--format=%R|%P|%a|%L|%l|%D|%c|%m|%G|%f"])
+    found: dict[str, Partition] = {}
+    for line in listed.splitlines():
+        name, marked, up, default, longest, nodes, cpus, memory, gres, features = line.strip().split("|", 9)
+        each = Partition(
+            name,
+            marked.endswith("*"),
+            up == "up",
+            default,
+            longest,
+            int(nodes),
+            int(cpus.rstrip("+")),
+            int(memory.rstrip("+")),
+            "" if gres == "(null)" else gres,
+            "" if features == "(null)" else features,
+        )
+        # one line for each kind of nodes: what most jobs want is the kind with devices
+        before = found.get(name)
+        if before is None or (not before.gres and each.gres):
+            found[name] = each
+    return list(found.values())
+
+
+def cluster() -> Cluster:
+    """What slurmctld says of itself. Raises Unreachable or UnfitError."""
+    lines = _run(["scontrol", "show", "config"]).splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    controller = re.search(r"\((.+?)\)$", facts.get("SlurmctldHost[0]", ""))
+    return Cluster(
+        name=facts.get("ClusterName", ""),
+        version=facts.get("SLURM_VERSION", ""),
+        controller=controller[1] if controller else facts.get("SlurmctldHost[0]", ""),
+        array_size=int(facts.get("MaxArraySize", "1001")),
+        job_count=int(facts.get("MaxJobCount", "10000")),
+        accounting="none" not in facts.get("AccountingStorageType", "none"),
+    )
+
+
+def usage(job_ids: Iterable[str]) -> list[Usage]:
+    """What these jobs used; [] where this cluster keeps no accounts, or does not answer."""
+    ids = sorted({each.split("_")[0] for each in job_ids})
+    if not ids or config.find_program("sacct") is None:
+        return []
+    columns = "JobID,State,NodeList,CPUTimeRAW,ElapsedRaw,AllocTRES,MaxRSS"
+    try:
+        listed = _run(["sacct", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={columns}"])
+    except ModelHubError as error:
+        log.info("no accounts: %s", error)
+        return []
+    return parse_usage(listed)
+
+
+def parse_usage(listed: str) -> list[Usage]:
+    """The jobs in sacct's answer; memory is measured in a job's steps, which follow it.
+
+    >>> text = "7|COMPLETED|n1|7200|3600|billing=2,gres/gpu=2|\\n7.batch|COMPLETED|n1|7200|3600||2048K\\n"
+    >>> parse_usage(text)
+    [Usage(id='7', state='COMPLETED', node='n1', cpu_hours=2.0, gpu_hours=2.0, peak_mb=2)]
+    """
+    jobs: dict[str, Usage] = {}
+    for line in listed.splitlines():
+        fields = line.split("|")
+        if len(fields) != 7:
+            continue
+        job_id, state, node, cpu_s, elapsed_s, tres, rss = fields
+        job_id, _, step = job_id.partition(".")
+        if not step:
+            gpus = re.search(r"gres/gpu=(\d+)", tres)
+            gpu_hours = int(elapsed_s or 0) * int(gpus[1] if gpus else 0) / 3600
+            jobs[job_id] = Usage(job_id, state.split()[0], node, int(cpu_s or 0) / 3600, gpu_hours, 0)
+        elif job_id in jobs and rss:
+            before = jobs[job_id]
+            peak = max(before.peak_mb, _megabytes(rss))
+            jobs[job_id] = Usage(job_id, before.state, before.node, before.cpu_hours, before.gpu_hours, peak)
+    return list(jobs.values())
+
+
+def _megabytes(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)", text)
+    scale = {"": 2**-20, "K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
+    return -int(-float(match[1]) * scale[match[2]] // 1) if match else 0
+
+
+def _run(command: Sequence[str], text: str = "", variables: dict[str, str] | None = None) -> str:
+    program = config.find_program(command[0])
+    if program is None:
+        raise UnfitError(
+            f"{command[0]} is not on PATH: is this a node of a SLURM cluster?\nElsewhere, use --executor local."
+        )
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            input=text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            # SQUEUE_FORMAT, SBATCH_EXPORT and the like would change what is asked and answered
+            env={**config.job_environment(), **(variables or {})},
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{command[0]} did not answer within {_TIMEOUT_S:.0f} s.") from None
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "surrogateescape")
+    raise _refusal(command, done.stderr.decode(errors="replace").strip())
+
+
+def _refusal(command: Sequence[str], words: str) -> ModelHubError:
+    said = "\n".join(line.split("error: ", 1)[-1] for line in words.splitlines()) or "(no words)"
+    if _UNREACHABLE.search(words):
+        return Unreachable(f"SLURM does not answer: {said}")
+    if _LIMIT.search(words):
+        return LimitReached(f"SLURM takes no more jobs now: {said}")
+    return UnfitError(f"SLURM refuses `{shlex.join(command)}`:\n{said}")
