@@ -29,7 +29,8 @@ mount --bind {hosts} /etc/hosts
 
 def in_namespace(tmp_path: Path, call: str, more: str = "") -> str:
     """What an expression gives on such a machine; an error's text where it raises one."""
-    if subprocess.run([*UNSHARE, *"ip link add name one type veth peer name two".split()], capture_output=True).returncode:
+    veth = "ip link add name one type veth peer name two".split()
+    if subprocess.run([*UNSHARE, *veth], capture_output=True).returncode:
         pytest.skip("needs user namespaces and iproute2")
     code = (
         "from modelhub_hpc.network import *\nfrom modelhub_hpc.errors import ModelHubError\n"
