@@ -56,7 +56,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Partition:
-    """What jobs may have in a partition. Times as SLURM writes them; memory in MiB per node."""
+    """What jobs may have in a partition. Times as SLURM writes them; memory in MiB per node.
+
+    exclusive: a job gets whole nodes, whatever it asks for.
+    """
 
     name: str
     default: bool
@@ -68,6 +71,7 @@ class Partition:
     memory_mb: int
     gres: str
     features: str
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,27 +223,36 @@ def requeue(job_id: str) -> None:
 
 def partitions() -> list[Partition]:
     """The partitions that sinfo shows, largest of their nodes first. Raises Unreachable or UnfitError."""
-    listed = _run(["sinfo", "--noheader", "--format=%R|%P|%a|%L|%l|%D|%c|%m|%G|%f"])
     found: dict[str, Partition] = {}
-    for line in listed.splitlines():
-        name, marked, up, default, longest, nodes, cpus, memory, gres, features = line.strip().split("|", 9)
-        each = Partition(
-            name,
-            marked.endswith("*"),
-            up == "up",
-            default,
-            longest,
-            int(nodes),
-            int(cpus.rstrip("+")),
-            int(memory.rstrip("+")),
-            "" if gres == "(null)" else gres,
-            "" if features == "(null)" else features,
-        )
-        # one line for each kind of nodes: what most jobs want is the kind with devices
-        before = found.get(name)
+    for each in node_kinds():
+        # what most jobs want is the kind of nodes with devices
+        before = found.get(each.name)
         if before is None or (not before.gres and each.gres):
-            found[name] = each
+            found[each.name] = each
     return list(found.values())
+
+
+def node_kinds() -> list[Partition]:
+    """The same, with an entry for each kind of nodes in a partition."""
+    listed = _run(["sinfo", "--noheader", "--format=%R|%P|%a|%L|%l|%D|%c|%m|%h|%G|%f"])
+    return [_partition(line.strip()) for line in listed.splitlines()]
+
+
+def _partition(line: str) -> Partition:
+    name, marked, up, default, longest, nodes, cpus, memory, shared, gres, features = line.split("|", 10)
+    return Partition(
+        name,
+        marked.endswith("*"),
+        up == "up",
+        default,
+        longest,
+        int(nodes),
+        int(cpus.rstrip("+")),
+        int(memory.rstrip("+")),
+        "" if gres == "(null)" else gres,
+        "" if features == "(null)" else features,
+        shared == "EXCLUSIVE",
+    )
 
 
 def cluster() -> Cluster:
