@@ -67,6 +67,14 @@ def test_without_apptainer_only_the_host_runtime_is_fit(
     assert contained["user namespaces"].ok is None
 
 
+def test_without_apptainer_the_look_goes_on(site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/unshare").symlink_to(shutil.which("unshare") or "/nonexistent")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    checks = found(SiteConfig(cache_dir=site.cache_dir, scratch_dir=tmp_path))
+    assert (list(checks), checks["user namespaces"].ok) == (NAMES, None)
+
+
 def test_an_old_apptainer_is_refused(
     tmp_path: Path, site: SiteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

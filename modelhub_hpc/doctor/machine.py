@@ -1,4 +1,4 @@
-"""Look at this machine, and say of each thing that a run needs whether it is there and how to mend it."""
+"""What this machine has and lacks, looked at from within it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from modelhub_hpc import apptainer, config, images
 from modelhub_hpc.apptainer import Containment
 from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.doctor.check import Check
 from modelhub_hpc.errors import ModelHubError
 
 _MIN_PYTHON = (3, 10)
@@ -23,16 +23,6 @@ _MIN_APPTAINER = (1, 1)
 _SCRATCH_BYTES = 2**30
 _CACHE_BYTES = 2 * 2**30
 _SHELL = ("/bin/sh", "-c", "true")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at. ok: None where it is not needed here, or could not be tried; mend: "" if all is well."""
-
-    name: str
-    ok: bool | None
-    detail: str
-    mend: str = ""
 
 
 def checks(site: SiteConfig, image: str | None = None) -> Iterator[Check]:
@@ -43,11 +33,7 @@ def checks(site: SiteConfig, image: str | None = None) -> Iterator[Check]:
     yield _python()
     contained = site.runtime == "apptainer"
     for check in _containers(site, image):
-        yield (
-            check
-            if contained or check.ok
-            else Check(check.name, None, f"{check.detail} (not needed: host runtime)")
-        )
+        yield check if contained or check.ok else check.excused("host runtime")
     yield _engine_libraries(contained)
     yield _scratch(config.scratch_dir(site))
     yield _cache(config.cache_dir(site))
@@ -95,7 +81,10 @@ def _user_namespaces() -> Check:
         return Check(
             name, None, "not tried: there is no unshare(1) on PATH", "install util-linux to have this tried"
         )
-    code, output = apptainer.try_command([unshare, "-Ur", "true"], Path("/"))
+    try:
+        code, output = apptainer.try_command([unshare, "-Ur", "true"], Path("/"))
+    except ModelHubError:
+        return Check(name, None, "not tried: that takes Apptainer")
     if code == 0:
         return Check(name, True, "an ordinary user can make them")
     return Check(name, False, output or f"unshare ended with {code}", apptainer.NAMESPACES_MEND)
