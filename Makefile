@@ -1,6 +1,7 @@
 # make demo   set-up, image, and the main job on 899 real images
 # make test   set-up and all tests (as root: as an unprivileged user)
 # make check  style and types
+# make cluster, cluster-stop   a real SLURM with three nodes on this machine, as you
 # make engine-matrix, engine-images   the engine's tests under every Python here, and inside legacy images
 #
 # Everything that these make lies in build/, except what hpc/install.sh names before it installs it.
@@ -18,10 +19,12 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # Images as published in 2018: 2.7 can be made anywhere, 3.6 where this machine has that Python
 LEGACY := $(BUILD)/legacy-2.7.tar
-# What only tests need: a container registry
+# What only tests need: a container registry, and a SLURM
 TEST_TOOLS := $(BUILD)/tools
+TEST_CLUSTER := PATH="$(abspath $(TEST_TOOLS))/slurm/usr/bin:$(abspath $(TEST_TOOLS))/slurm/usr/sbin:$$PATH" \
+  $(or $(PYTHON),python3) slurm/testcluster/testcluster.py
 
-.PHONY: demo test check image tools engine-matrix engine-images bench clean
+.PHONY: demo test check image tools engine-matrix engine-images bench cluster cluster-stop clean
 
 demo: tools $(VENV)/.ready
 	hpc/demo.sh $(BUILD) $(IMAGE)
@@ -30,8 +33,8 @@ ifeq ($(shell id -u),0)
 test engine-images: tools
 	tests/as_user.sh make $@
 else
-test: $(VENV)/.tests
-	if command -v apptainer > /dev/null; then $(MAKE) image $(TEST_TOOLS); \
+test: $(VENV)/.tests $(TEST_TOOLS)
+	if command -v apptainer > /dev/null; then $(MAKE) image; \
 	  $(MAKE) $(LEGACY) || echo "Without an image of 2018: its tests are skipped."; \
 	else echo "Without Apptainer: its tests are skipped."; fi
 	$(BIN)/python -m pytest $(TESTS)
@@ -45,8 +48,14 @@ engine-images: $(VENV)/.tests $(LEGACY)
 endif
 
 check: $(VENV)/.tests
-	$(BIN)/python -m flake8 modelhub_hpc engine tests registry recipes benchmarks
+	$(BIN)/python -m flake8 modelhub_hpc engine tests registry recipes slurm benchmarks
 	$(BIN)/python -m mypy
+
+cluster: $(TEST_TOOLS)
+	$(TEST_CLUSTER) start --folder $(BUILD)/cluster
+
+cluster-stop:
+	$(TEST_CLUSTER) stop --folder $(BUILD)/cluster
 
 # The engine's own tests under every Python from 2.7 on that can be had here
 engine-matrix: $(VENV)/.tests

@@ -14,14 +14,34 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "slurm" / "testcluster"))
 
-from testcluster import Cluster, ClusterError  # noqa: E402  # a program of its own, in no package
+from testcluster import Cluster, ClusterError, until  # noqa: E402  # a program of its own, in no package
 
+TOOLS = REPO / "build" / "tools" / "slurm" / "usr"  # by tests/tools.sh, where the system has no SLURM
 StartCluster = Callable[..., Cluster]
+
+
+def job(cluster: Cluster, number: str) -> dict[str, str]:
+    """What SLURM knows of a job: JobState, Reason, NodeList, Restarts, ...; empty once it has forgotten the job."""
+    try:
+        words = cluster.run("scontrol", "--oneliner", "show", "job", number).split()
+    except ClusterError as error:
+        if "Invalid job id" in str(error):
+            return {}
+        raise
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait for what a test cannot go on without."""
+    assert until(lambda: bool(condition()), seconds), f"not within {seconds:g} s: {what}"
 
 
 @pytest.fixture(scope="session")
 def start_cluster() -> Iterator[StartCluster]:
     """Start a further cluster: start_cluster(nodes=1, settings={"MaxJobCount": "5"}); it ends with the session."""
+    # for all that is started here: the tested program looks for SLURM's commands as it would on a cluster
+    if TOOLS.exists():
+        os.environ["PATH"] = os.pathsep.join([f"{TOOLS}/bin", f"{TOOLS}/sbin", os.environ["PATH"]])
     # not tmp_path: the name of a socket must be short
     folder = Path(tempfile.mkdtemp(prefix="mh-slurm-"))
     clusters: list[Cluster] = []

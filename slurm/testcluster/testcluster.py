@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -30,8 +31,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 DEFAULT_FOLDER = Path("build/cluster")  # of the checkout, when started there
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
@@ -43,12 +44,27 @@ MORE_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 MARK = "MODELHUB_TESTCLUSTER"
 # A socket's path fits in 107 bytes; slurmstepd adds the longest of names: /spool.node12/node12_1234567.4294967294
 LONGEST_RUNTIME = 107 - 44
+LOCK = "testcluster.lock"  # tells a folder of ours, too
 MB_PER_CPU = 2000
 PORTS = range(20000, 32000)  # below those that the kernel gives to clients
 START_S = 30.0
 PR_SET_CHILD_SUBREAPER = 36
 
-Settings = Mapping[str, str]
+
+@dataclass(frozen=True)
+class Shape:
+    """What a cluster consists of; cluster.json of its folder while it runs."""
+
+    nodes: int
+    gpus: int
+    cpus: int
+    settings: dict[str, str]
+    ports: tuple[int, ...] = ()  # of slurmctld, then of the nodes
+    runtime: str = ""  # the folder of the sockets
+
+    @property
+    def node_names(self) -> list[str]:
+        return [f"node{number}" for number in range(1, self.nodes + 1)]
 
 
 class ClusterError(Exception):
@@ -71,6 +87,10 @@ def keep(pid_file: Path, log: Path, command: list[str]) -> None:
     if os.fork():
         return
     os.setsid()
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError):  # two of them can't be set
+            # a background job of a shell ignores some, and jobs would inherit that
+            signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with log.open("ab") as output:
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -102,6 +122,14 @@ def marked(mark: str) -> set[int]:
             if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found.add(pid)
     return found
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether this is the process of `keep`."""
+    with contextlib.suppress(OSError):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return arguments[1:3] == [b"-I", b"-S"] and arguments[4:5] == [b"keep"]
+    return False
 
 
 def with_descendants(pids: Iterable[int]) -> set[int]:
@@ -136,21 +164,26 @@ def until(condition: Callable[[], bool], seconds: float, every: float = 0.1) -> 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
     """A file that appears whole."""
     part = path.with_name(path.name + ".part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
+    part.write_text(text, encoding="utf-8")
+    part.chmod(mode)
     part.replace(path)
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody listens on this port, found out without a connection, of which daemons would complain."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on; drawn, so that clusters started at the same time rarely meet."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        if len(found) == count:
-            break
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            found.append(port)
-    return found
+    drawn = (port for port in random.sample(PORTS, len(PORTS)) if not is_listening(port))
+    return list(itertools.islice(drawn, count))
 
 
 def devices(count: int) -> list[str]:
@@ -174,24 +207,25 @@ def tail(path: Path, lines: int = 15) -> str:
 # ---- configuration ------------------------------------------------------------------------------
 
 
-def slurm_conf(cluster: Cluster) -> dict[str, str]:
+def slurm_conf(folder: Path, shape: Shape) -> dict[str, str]:
     """The settings of slurm.conf, apart from nodes and partitions."""
-    folder, runtime, user = cluster.folder, cluster.runtime, "root" if os.getuid() == 0 else str(os.getuid())
+    user = str(os.getuid())
     values = {
         "ClusterName": "testcluster",
         "SlurmctldHost": f"{host_name()}(127.0.0.1)",
-        "SlurmctldPort": str(cluster.ports[0]),
+        "SlurmctldPort": str(shape.ports[0]),
         "SlurmUser": user,
         "SlurmdUser": user,
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={cluster.munge_socket}",
+        "AuthInfo": f"socket={shape.runtime}/munge.socket",
         "CredType": "cred/munge",
         "StateSaveLocation": f"{folder}/state",
-        "SlurmdSpoolDir": f"{runtime}/spool.%n",
+        "SlurmdSpoolDir": f"{shape.runtime}/spool.%n",
         "SlurmctldPidFile": f"{folder}/run/slurmctld.own.pid",
         "SlurmdPidFile": f"{folder}/run/%n.own.pid",
-        "SlurmctldLogFile": f"{folder}/log/slurmctld.log",
-        "SlurmdLogFile": f"{folder}/log/%n.log",
+        # what daemons say at their start, and when one fails, is in log/*.log; these have it all, with the time
+        "SlurmctldLogFile": f"{folder}/log/slurmctld.dated.log",
+        "SlurmdLogFile": f"{folder}/log/%n.dated.log",
         "TaskProlog": f"{folder}/task_prolog.sh",
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",
@@ -213,18 +247,20 @@ def slurm_conf(cluster: Cluster) -> dict[str, str]:
         "SlurmdTimeout": "15",
         "MinJobAge": "60",
     }
-    if cluster.gpus:
+    if shape.gpus:
         values["GresTypes"] = "gpu"
+    if (root := private_root()) is not None:
+        values["PluginDir"] = ":".join(str(path) for path in root.glob("usr/lib/*/slurm-wlm"))
     return values
 
 
-def nodes_and_partitions(cluster: Cluster) -> list[str]:
+def nodes_and_partitions(shape: Shape) -> list[str]:
     """The lines of slurm.conf that name nodes and partitions."""
-    gres = f" Gres=gpu:{cluster.gpus}" if cluster.gpus else ""
+    gres = f" Gres=gpu:{shape.gpus}" if shape.gpus else ""
     lines = [
-        f"NodeName={name} NodeHostname={host_name()} NodeAddr=127.0.0.1 Port={port} CPUs={cluster.cpus}"
-        f" RealMemory={cluster.cpus * MB_PER_CPU}{gres}"
-        for name, port in zip(cluster.node_names, cluster.ports[1:])
+        f"NodeName={name} NodeHostname={host_name()} NodeAddr=127.0.0.1 Port={port} CPUs={shape.cpus}"
+        f" RealMemory={shape.cpus * MB_PER_CPU}{gres}"
+        for name, port in zip(shape.node_names, shape.ports[1:])
     ]
     common = "Nodes=ALL MaxTime=INFINITE DefaultTime=60 State=UP"
     lines.append(f"PartitionName=main {common} Default=YES PriorityTier=1 GraceTime=6")
@@ -260,35 +296,32 @@ def host_name() -> str:
 
 
 class Cluster:
-    """One cluster, running or not, by its folder. Prints nothing; raises ClusterError."""
+    """The cluster of a folder, running or not. Prints nothing; raises ClusterError."""
 
     def __init__(
-        self, folder: Path, nodes: int = 3, gpus: int = 2, cpus: int = 4, settings: Settings | None = None
+        self, folder: Path, nodes: int = 3, gpus: int = 2, cpus: int = 4, settings: Mapping[str, str] | None = None
     ) -> None:
         self.folder = Path(os.path.abspath(folder))
-        self.nodes, self.gpus, self.cpus = nodes, gpus, cpus
-        self.settings = dict(settings or {})
-        self.runtime, self.ports = self.folder, list[int]()
-        self.mark = f"{MARK}={self.folder}"
-        self._recall()
+        self._wanted = Shape(nodes, gpus, cpus, dict(settings or {}))
+        self._mark = f"{MARK}={self.folder}"
 
     # -- what it consists of
 
     @property
-    def node_names(self) -> list[str]:
-        return [f"node{number}" for number in range(1, self.nodes + 1)]
+    def shape(self) -> Shape:
+        """Of the cluster that was started in this folder, or else of the one that would be."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = json.loads((self.folder / "cluster.json").read_text(encoding="utf-8"))
+            return Shape(**{**known, "ports": tuple(known["ports"])})
+        return self._wanted
 
     @property
     def daemon_names(self) -> list[str]:
-        return ["munged", "slurmctld", *self.node_names]
+        return ["munged", "slurmctld", *self.shape.node_names]
 
     @property
     def conf(self) -> Path:
         return self.folder / "slurm.conf"
-
-    @property
-    def munge_socket(self) -> Path:
-        return self.runtime / "munge.socket"
 
     def environment(self) -> dict[str, str]:
         """What SLURM's commands need in their environment to talk to this cluster."""
@@ -299,19 +332,23 @@ class Cluster:
         found = {}
         for name in self.daemon_names:
             with contextlib.suppress(OSError, ValueError):
-                pid = int((self.folder / "run" / f"{name}.pid").read_text())
+                pid = int(self._pid_file(name).read_text())
                 # a number may have passed on to a process of somebody else
-                if is_running(pid) and self.mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if is_running(pid) and self._mark.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                     found[name] = pid
         return found
 
     def processes(self) -> set[int]:
         """All that belongs to this cluster: its daemons, its jobs, and what they have left behind."""
-        mine, pid, table = set[int](), os.getpid(), parents()
+        callers, pid, table = set[int](), os.getpid(), parents()
         while pid > 1:  # whoever asks from within a job does not end itself
-            mine.add(pid)
+            callers.add(pid)
             pid = table.get(pid, 1)
-        return {pid for pid in with_descendants(marked(self.mark) - mine) - mine if is_running(pid)}
+        return {pid for pid in with_descendants(marked(self._mark) - callers) - callers if is_running(pid)}
+
+    def is_up(self) -> bool:
+        """Whether every daemon runs."""
+        return set(self.pids()) == set(self.daemon_names)
 
     def run(self, *command: str, timeout: float = 60.0) -> str:
         """What a command of SLURM prints; ClusterError with its complaint when it fails."""
@@ -329,9 +366,9 @@ class Cluster:
         lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", "--partition=main").splitlines()
         return dict(line.split(maxsplit=1) for line in lines)
 
-    def is_up(self) -> bool:
-        """Whether every daemon runs."""
-        return set(self.pids()) == set(self.daemon_names)
+    def set_partition(self, name: str, state: str) -> None:
+        """Put a partition UP, or DOWN: jobs are queued, and none starts; also DRAIN, INACTIVE."""
+        self.run("scontrol", "update", f"PartitionName={name}", f"State={state}")
 
     # -- start and stop
 
@@ -341,7 +378,6 @@ class Cluster:
             find(program)
         self._claim_folder()
         with self._lock():
-            self._recall()
             if self.is_up():
                 return False
             self._end_all()
@@ -349,23 +385,21 @@ class Cluster:
             self._prepare()
             try:
                 self._start_daemons()
-            except ClusterError:
+            except BaseException:
                 self._end_all()
                 raise
         return True
 
     def stop(self) -> bool:
         """Cancel the jobs, end the daemons and all that jobs have left; False if nothing ran."""
-        if not self.folder.is_dir():
+        if not (self.folder / LOCK).exists():
             return False
         with self._lock():
-            self._recall()
-            was = bool(self.processes())
-            if was:
+            ran = bool(self.processes())
+            if "slurmctld" in self.pids():
                 self._cancel_jobs()
-                self._end_all()
-            self._drop_runtime()
-        return was
+            self._end_all()
+        return ran
 
     # -- one daemon at a time
 
@@ -373,144 +407,131 @@ class Cluster:
         """kill -9 of the node's slurmd; its jobs go on, as on a real node."""
         self._kill(name)
 
-    def start_node(self, name: str, seconds: float = START_S) -> None:
+    def start_node(self, name: str) -> None:
         """Start the node's slurmd and wait until the controller has it back."""
-        self._spawn(name, [find("slurmd"), "-D", "-N", name, "-f", str(self.conf)])
-        self._await(lambda: self._is_back(name), seconds, name)
+        self._spawn_node(name)
+        self._await(lambda: self._is_back(name), name)
 
     def kill_controller(self) -> None:
-        """kill -9 of slurmctld."""
+        """kill -9 of slurmctld. Of the last five seconds it may not have written down what happened."""
         self._kill("slurmctld")
 
-    def start_controller(self, seconds: float = START_S) -> None:
+    def start_controller(self) -> None:
         """Start slurmctld, with the queue that it had, and wait until it answers."""
         self._spawn("slurmctld", [find("slurmctld"), "-D", "-f", str(self.conf)])
-        self._await(self._answers, seconds, "slurmctld")
+        self._await(self._answers, "slurmctld")
 
-    def set_partition(self, name: str, state: str) -> None:
-        """Put a partition UP or DOWN (jobs are queued, none starts), or to DRAIN or INACTIVE."""
-        self.run("scontrol", "update", f"PartitionName={name}", f"State={state}")
+    # -- inside: files
 
-    # -- inside
+    def _pid_file(self, name: str) -> Path:
+        return self.folder / "run" / f"{name}.pid"
 
-    def _recall(self) -> None:
-        """Take over what the cluster of this folder was started with."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            known = json.loads((self.folder / "cluster.json").read_text(encoding="utf-8"))
-            if Path(known["runtime"]).is_dir() and self._runs(known):
-                self.nodes, self.gpus, self.cpus = known["nodes"], known["gpus"], known["cpus"]
-                self.settings = known["settings"]
-            self.ports, self.runtime = known["ports"], Path(known["runtime"])
-
-    def _runs(self, known: Mapping[str, Any]) -> bool:
-        names = ["munged", "slurmctld", *(f"node{number + 1}" for number in range(known["nodes"]))]
-        return any((self.folder / "run" / f"{name}.pid").exists() for name in names)
+    def _log(self, name: str) -> Path:
+        return self.folder / "log" / f"{name}.log"
 
     def _claim_folder(self) -> None:
         if not re.fullmatch(r"[\w./+-]+", str(self.folder), re.ASCII):
             raise ClusterError(f"SLURM's configuration can't express the name of the folder {self.folder}", 2)
-        known = {"cluster.json", "lock"}
-        if self.folder.is_dir() and (names := set(os.listdir(self.folder))) and not names & known:
-            raise ClusterError(f"{self.folder} is a folder of something else: name an empty or a new one", 2)
+        if not fits_sockets(self.folder) and not fits_sockets(Path(tempfile.gettempdir()) / "mh-slurm-12345678"):
+            raise ClusterError(f"sockets can't lie in {self.folder}, nor in {tempfile.gettempdir()}: the names are"
+                               f" longer than {LONGEST_RUNTIME} bytes; name a shorter folder", 2)  # fmt: skip
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        if names and LOCK not in names:
+            raise ClusterError(f"{self.folder} holds something else: name an empty or a new folder", 2)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # root's cluster takes jobs of other users, who have to read its configuration
-        self.folder.chmod(0o755 if os.getuid() == 0 else 0o700)
+        self.folder.chmod(folder_mode())
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as file:
+        with (self.folder / LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _clean(self) -> None:
         """Remove what an earlier cluster of this folder has left."""
-        self._drop_runtime()
         for path in self.folder.iterdir():
-            if path.name == "lock":
-                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            else:
+            elif path.name != LOCK:
                 path.unlink()
-
-    def _drop_runtime(self) -> None:
-        if self.runtime != self.folder:
-            shutil.rmtree(self.runtime, ignore_errors=True)
-            self.runtime = self.folder
 
     def _prepare(self) -> None:
         """Write everything that the daemons read."""
-        if len(os.fsencode(self.folder)) > LONGEST_RUNTIME:
-            self.runtime = Path(tempfile.mkdtemp(prefix="mh-slurm-"))
-            self.runtime.chmod(self.folder.stat().st_mode & 0o777)
-        self.ports = free_ports(1 + self.nodes)
-        known = {"nodes": self.nodes, "gpus": self.gpus, "cpus": self.cpus, "settings": self.settings,
-                 "ports": self.ports, "runtime": str(self.runtime)}  # fmt: skip
-        write(self.folder / "cluster.json", json.dumps(known, indent=1) + "\n")
-        for name in ("run", "log", "state", "munge"):
-            (self.folder / name).mkdir()
-        for name in self.node_names:
-            (self.runtime / f"spool.{name}").mkdir()
-        key = os.open(self.folder / "munge/key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        runtime = self.folder if fits_sockets(self.folder) else Path(tempfile.mkdtemp(prefix="mh-slurm-"))
+        runtime.chmod(folder_mode())
+        shape = replace(self._wanted, ports=tuple(free_ports(1 + self._wanted.nodes)), runtime=str(runtime))
+        for path in (*(self.folder / name for name in ("run", "log", "state", "munge")),
+                     *(runtime / f"spool.{name}" for name in shape.node_names)):  # fmt: skip
+            path.mkdir()
+            path.chmod(folder_mode())
+        key = os.open(self.folder / "munge" / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(key, os.urandom(1024))
         os.close(key)
-        self._write_configuration()
+        self._write_configuration(shape)
+        write(self.folder / "cluster.json", json.dumps(asdict(shape), indent=1) + "\n")
 
-    def _write_configuration(self) -> None:
-        settings = {**slurm_conf(self), **self.settings}
-        lines = [f"{key}={value}" for key, value in settings.items()] + nodes_and_partitions(self)
+    def _write_configuration(self, shape: Shape) -> None:
+        settings = {**slurm_conf(self.folder, shape), **shape.settings}
+        lines = [f"{key}={value}" for key, value in settings.items()] + nodes_and_partitions(shape)
         write(self.conf, "\n".join(lines) + "\n")
         write(self.folder / "cgroup.conf", CGROUP_CONF)
-        gres = [f"Name=gpu File={device}" for device in devices(self.gpus)] or ["# no GPUs"]
-        write(self.folder / "gres.conf", "\n".join(gres) + "\n")
-        write(self.folder / "task_prolog.sh", TASK_PROLOG.format(mark=self.mark, folder=self.folder), 0o755)
+        write(self.folder / "gres.conf", "".join(f"Name=gpu File={device}\n" for device in devices(shape.gpus)))
+        write(self.folder / "task_prolog.sh", TASK_PROLOG.format(mark=self._mark, folder=self.folder), 0o755)
+
+    # -- inside: daemons
 
     def _start_daemons(self) -> None:
-        own = self.folder / "munge"
+        own, end = self.folder / "munge", Path(self.shape.runtime) / "munge.socket"
         self._spawn("munged", [
-            find("munged"), "--foreground", "--force", f"--key-file={own}/key", f"--socket={self.munge_socket}",
-            f"--pid-file={own}/pid", f"--log-file={self.folder}/log/munged.log", f"--seed-file={own}/seed",
+            find("munged"), "--foreground", "--force", "--num-threads=2", f"--key-file={own}/key",
+            f"--socket={end}", f"--pid-file={own}/pid", f"--seed-file={own}/seed",
         ])  # fmt: skip
-        self._await(self.munge_socket.exists, START_S, "munged")
+        self._await(end.exists, "munged")
         self._spawn("slurmctld", [find("slurmctld"), "-D", "-f", str(self.conf)])
-        for name in self.node_names:
-            self._spawn(name, [find("slurmd"), "-D", "-N", name, "-f", str(self.conf)])
-        self._await(self._all_idle, START_S, *self.daemon_names)
+        for name in self.shape.node_names:
+            self._spawn_node(name)
+        self._await(self._all_idle, *self.daemon_names)
+
+    def _spawn_node(self, name: str) -> None:
+        root = private_root()
+        steps = ["-d", f"{root}/usr/sbin/slurmstepd"] if root else []
+        self._spawn(name, [find("slurmd"), "-D", *steps, "-N", name, "-f", str(self.conf)])
 
     def _spawn(self, name: str, command: list[str]) -> None:
         if name in self.pids():
             raise ClusterError(f"{name} runs already")
-        pid_file = self.folder / "run" / f"{name}.pid"
+        pid_file, (key, _, value) = self._pid_file(name), self._mark.partition("=")
         pid_file.unlink(missing_ok=True)
-        log = self.folder / "log" / f"{name}.out"
-        key, _, value = self.mark.partition("=")
         subprocess.run(
-            [sys.executable, "-I", "-S", __file__, "keep", str(pid_file), str(log), *command],
-            env={**plain_environment(), key: value}, cwd=self.folder, check=True, stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", __file__, "keep", str(pid_file), str(self._log(name)), *command],
+            env={**plain_environment(), key: value}, cwd=self.folder, stdin=subprocess.DEVNULL, check=True,
         )  # fmt: skip
-        if not until(pid_file.exists, 10, 0.01):
-            raise ClusterError(f"{name} did not start:\n{tail(log)}")
+        if not until(pid_file.exists, START_S, 0.01):
+            raise ClusterError(f"{name} did not start:\n{tail(self._log(name))}")
 
-    def _await(self, condition: Callable[[], bool], seconds: float, *names: str) -> None:
+    def _await(self, condition: Callable[[], bool], *names: str) -> None:
         """Wait for daemons; the ends of their logs say why they did not come."""
+        ended = set[str]()
 
         def settled() -> bool:
-            return condition() or bool(set(names) - set(self.pids()))
+            ended.update(set(names) - set(self.pids()))
+            return bool(ended) or condition()
 
-        if until(settled, seconds) and condition():
+        if until(settled, START_S) and not ended:
             return
-        logs = [tail(self.folder / "log" / f"{name}.{end}") for name in names for end in ("log", "out")]
-        raise ClusterError("\n".join([f"the cluster in {self.folder} did not come up within {seconds:g} s", *logs]))
+        reason = f"ended: {', '.join(sorted(ended))}" if ended else f"not ready within {START_S:g} s"
+        raise ClusterError("\n".join([f"the cluster in {self.folder}: {reason}", *(tail(self._log(n)) for n in names)]))
 
     def _all_idle(self) -> bool:
         with contextlib.suppress(ClusterError):
-            states = self.node_states()
-            return set(states) == set(self.node_names) and set(states.values()) == {"idle"}
+            return self.node_states() == dict.fromkeys(self.shape.node_names, "idle")
         return False
 
     def _is_back(self, name: str) -> bool:
+        """Whether the node serves again; a controller that has not missed it calls it idle all the while."""
+        port = self.shape.ports[1 + self.shape.node_names.index(name)]
         with contextlib.suppress(ClusterError):
-            return not re.search(r"down|unknown|\*", self.node_states()[name])
+            return is_listening(port) and not re.search(r"down|unknown|\*", self.node_states()[name])
         return False
 
     def _answers(self) -> bool:
@@ -528,26 +549,47 @@ class Cluster:
 
     def _cancel_jobs(self) -> None:
         """Let jobs end by themselves, for as long as SLURM would; the rest is killed."""
+
+        def jobs() -> list[str]:
+            return self.run("squeue", "--noheader", "--format=%A", timeout=10).split()
+
         with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
-            jobs = self.run("squeue", "--noheader", "--format=%A", timeout=10).split()
-            if jobs:
-                self.run("scancel", *jobs, timeout=10)
-                until(lambda: not self.run("squeue", "--noheader", "--format=%A", timeout=10).split(), 8)
+            if found := jobs():
+                self.run("scancel", *found, timeout=10)
+                until(lambda: not jobs(), 8)
 
     def _end_all(self) -> None:
         """Kill until nothing is left: a process may start another while this looks."""
+        seen = set[int]()
 
         def gone() -> bool:
-            left = self.processes()
-            for pid in left:
+            # who is about to end has no environment any more
+            seen.update(self.processes())
+            left = {pid for pid in seen if is_running(pid)}
+            # keepers end by themselves when they have collected the last of theirs
+            for pid in {pid for pid in left if not is_keeper(pid)}:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             return not left
 
         if not until(gone, 20, 0.05):
-            raise ClusterError(f"processes that can't be ended: {sorted(self.processes())}")
-        for path in (self.folder / "run").glob("*.pid"):
-            path.unlink()
+            raise ClusterError(f"processes that can't be ended: {sorted(filter(is_running, seen))}")
+        if (runtime := self.shape.runtime) not in ("", str(self.folder)):
+            shutil.rmtree(runtime, ignore_errors=True)
+        (self.folder / "cluster.json").unlink(missing_ok=True)
+
+
+# ---- programs -----------------------------------------------------------------------------------
+
+
+def fits_sockets(folder: Path) -> bool:
+    """Whether all sockets of a cluster can lie in this folder."""
+    return len(os.fsencode(folder)) <= LONGEST_RUNTIME
+
+
+def folder_mode() -> int:
+    """root's cluster takes jobs of other users, who have to read its configuration."""
+    return 0o755 if os.getuid() == 0 else 0o700
 
 
 def search_path() -> str:
@@ -566,6 +608,12 @@ def find(program: str) -> str:
     return found
 
 
+def private_root() -> Path | None:
+    """Where SLURM's packages are unpacked, if not into the system: its programs must be told where the rest is."""
+    root = Path(find("slurmd")).parents[2]
+    return root if root != Path("/") and (root / "usr/sbin/slurmstepd").exists() else None
+
+
 def plain_environment() -> dict[str, str]:
     """This process's environment without what another cluster or job has put there."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH_", MARK))}
@@ -577,11 +625,12 @@ def plain_environment() -> dict[str, str]:
 
 def start_command(options: argparse.Namespace) -> int:
     cluster = Cluster(options.folder, options.nodes, options.gpus, options.cpus, dict(options.set))
-    began = time.monotonic()
-    if cluster.start():
-        print(f"{cluster.nodes} nodes with {cluster.gpus} GPUs each, up in {time.monotonic() - began:.1f} s. To use it:")
-    else:
-        print("It runs already. To use it:")
+    started = cluster.start()
+    shape = cluster.shape
+    print(f"{'Started' if started else 'It runs already'}: {shape.nodes} nodes, each with {shape.cpus} CPUs and"
+          f" {shape.gpus} GPUs (simulated). To use it:")  # fmt: skip
+    if (root := private_root()) is not None:
+        print(f"  export PATH={root}/usr/bin:$PATH")
     print(f"  export SLURM_CONF={cluster.conf}")
     return 0
 
@@ -594,7 +643,7 @@ def stop_command(options: argparse.Namespace) -> int:
 def status_command(options: argparse.Namespace) -> int:
     cluster = Cluster(options.folder)
     pids, nodes, up = cluster.pids(), dict[str, str](), cluster.is_up()
-    with contextlib.suppress(ClusterError):
+    with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
         nodes = cluster.node_states() if "slurmctld" in pids else {}
     if options.json:
         answer = {"running": up, "folder": str(cluster.folder), "pids": pids, "nodes": nodes,
@@ -614,6 +663,13 @@ def setting(text: str) -> tuple[str, str]:
     return key, value
 
 
+def positive(text: str) -> int:
+    """A number of things, at least one."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(description="A real SLURM on one machine, as one user.")
     commands = main_parser.add_subparsers(required=True, metavar="start | stop | status")
@@ -624,9 +680,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "status":
             command.add_argument("--json", action="store_true", help="for programs")
         if name == "start":
-            command.add_argument("--nodes", type=int, default=3)
-            command.add_argument("--gpus", type=int, default=2, help="per node, simulated [2]")
-            command.add_argument("--cpus", type=int, default=4, help="per node, whatever the machine has [4]")
+            command.add_argument("--nodes", type=positive, default=3, help="[%(default)s]")
+            command.add_argument("--gpus", type=int, choices=range(65), metavar="N", default=2,
+                                 help="per node, simulated [%(default)s]")  # fmt: skip
+            command.add_argument("--cpus", type=positive, default=4, help="per node, whatever there is [%(default)s]")
             command.add_argument("--set", type=setting, action="append", default=[], metavar="Key=Value",
                                  help="a setting of slurm.conf, such as MaxArraySize=50")  # fmt: skip
     return main_parser
