@@ -226,7 +226,7 @@ def test_a_bug_keeps_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("so it goes")
 
-    monkeypatch.setattr(config, "load", broken)
+    monkeypatch.setattr(config, "load_with_origins", broken)
     assert cli.main(["config"]) == 1
     errors = capfd.readouterr().err
     assert "ZeroDivisionError: so it goes" in errors
@@ -638,6 +638,48 @@ def test_config_shows_where_values_come_from(mh: Shell) -> None:
     shown = json.loads(mh("config", "--json", MH_HPC_MEM_MB="4G").stdout)
     assert (shown["workers"], shown["mem_mb"]) == (3, 4096)
     assert "mh-hpc.yaml" in mh("config").stdout
+
+
+def test_config_show_tells_the_origin_of_each_value(mh: Shell) -> None:
+    (mh.cwd / "mh-hpc.yaml").write_text("workers: 3\n")
+    (mh.cwd / ".config/mh-hpc").mkdir(parents=True)
+    (mh.cwd / ".config/mh-hpc/config.yaml").write_text("workers: 2\nnan: keep\n")
+    words = ("config", "show", "--origin", "workers", "mem_mb", "nan", "gpu")
+    told = mh(*words, MH_HPC_MEM_MB="4G")
+    assert [line.split() for line in told.stdout.splitlines()] == [
+        ["workers", "3", f"{mh.cwd}/mh-hpc.yaml"],
+        ["mem_mb", "4096", "MH_HPC_MEM_MB"],
+        ["nan", "keep", f"{mh.cwd}/.config/mh-hpc/config.yaml"],
+        ["gpu", "auto", "default"],
+    ]
+    facts = json.loads(mh(*words, "--json", MH_HPC_MEM_MB="4G").stdout)
+    assert facts["mem_mb"] == {"value": 4096, "origin": "MH_HPC_MEM_MB"}
+    assert list(facts) == ["workers", "mem_mb", "nan", "gpu"]
+    everything = json.loads(mh("config", "show", "--origin", "--json").stdout)
+    assert list(everything) == list(config.OPTIONS)
+
+
+def test_config_show_without_origins_is_config(mh: Shell) -> None:
+    assert mh("config", "show").stdout == mh("config").stdout
+    assert mh("config").stdout.endswith("from: defaults\n")
+    plain = mh("config", "--json")
+    for words in (("config", "show", "--json"), ("config", "--json", "show")):
+        assert mh(*words).stdout == plain.stdout
+    assert json.loads(mh("config", "show", "nan", "--json").stdout) == {"nan": "fail"}
+    unknown = mh("config", "show", "worker")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "Unknown option 'worker' in the command line. Did you mean 'workers'?" in unknown.stderr
+
+
+def test_config_show_keeps_terminals_safe(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"a \x1b[31m\n\xff")
+    folder.mkdir()
+    mh = Shell(folder)
+    (folder / "mh-hpc.yaml").write_text(r'scratch_dir: "/x\e[31m\n/y"', encoding="utf-8")
+    told = mh("config", "show", "--origin", "scratch_dir")
+    assert (told.returncode, len(told.stdout.splitlines()), "\x1b" in told.stdout) == (0, 1, False)
+    facts = json.loads(mh("config", "show", "--origin", "--json", "scratch_dir").stdout)
+    assert facts["scratch_dir"] == {"value": "/x\x1b[31m\n/y", "origin": f"{folder}/mh-hpc.yaml"}
 
 
 def test_an_unknown_option_in_a_file_is_named_with_the_nearest(mh: Shell) -> None:

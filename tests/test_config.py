@@ -20,7 +20,10 @@ from modelhub_hpc.errors import UsageError
 REPO = Path(__file__).resolve().parent.parent
 SITE_FILE = REPO / "hpc/site.yaml"
 RESOURCES = tuple(f"modelhub_hpc.{name}" for name in ("engine", "hpc", "recipes", "registry", "slurm"))
-MODULES_WITH_EXAMPLES = ("config.kinds", "config.workforce", "slurm", "cli.output", "cli.progress", "cli.results")
+MODULES_WITH_EXAMPLES = (
+    *("config.kinds", "config.workforce", "slurm"),
+    *("cli.output", "cli.progress", "cli.results"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +82,29 @@ def test_later_sources_win(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MH_HPC_WORKERS", "4")
     assert config.load().workers == 4
     assert config.load({"workers": "5", "threads": None}).workers == 5
+
+
+def test_every_value_has_one_origin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, own, here = home / "etc/mh-hpc/config.yaml", home / ".config/mh-hpc/config.yaml", home / "mh-hpc.yaml"
+    write(system, "workers: 1\nnan: keep\nthreads: 1\nqos: low\n")
+    write(own, "workers: 2\nthreads: 2\nqos: null\n")
+    write(here, "workers: 3\n")
+    monkeypatch.setenv("MH_HPC_MEM_MB", "4G")
+    monkeypatch.setenv("MH_HPC_GPU", "off")
+    flags = {"gpu": "auto", "chunk_size": None}
+    site, origins = config.load_with_origins(flags)
+    assert site == config.load(flags)
+    assert list(origins) == list(OPTIONS)
+    assert {name: origin for name, origin in origins.items() if origin != config.DEFAULT} == {
+        "nan": str(system),
+        "threads": str(own),
+        "qos": str(own),  # an option that a file takes back comes from that file
+        "workers": str(here),
+        "mem_mb": "MH_HPC_MEM_MB",
+        "gpu": config.COMMAND_LINE,  # though it is the default
+    }
+    unchanged = {name for name, origin in origins.items() if origin == config.DEFAULT}
+    assert all(getattr(site, name) == getattr(SiteConfig(), name) for name in unchanged)
 
 
 def test_each_source_adds_to_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +185,13 @@ def test_an_unknown_option_is_refused_with_the_nearest(
         ("a: [", "is not valid YAML"),
         ("- a\n- b\n", "must hold 'option: value' lines, not a list"),
         ("\x00", "YAML"),
+        ("workers: " + "[" * 9999, "is not valid YAML: it is nested too deeply"),
+        ("workers: [3]", "is not a whole number"),
+        ("workers: {three: 3}", "is not a whole number"),
+        ("? [workers]\n: 3", "is not valid YAML"),
+        ("partition: 'a b'", "is not a word without spaces"),
+        ("partition: -x", "is not a word without spaces"),
+        ('job_prologue: ["a\\nb"]', "is not one line of shell"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(home: Path, text: str, message: str) -> None:
@@ -166,6 +199,19 @@ def test_a_file_that_is_no_configuration_is_named(home: Path, text: str, message
     with pytest.raises(UsageError, match="mh-hpc.yaml") as caught:
         config.load()
     assert message in str(caught.value)
+
+
+def test_a_file_that_is_closed_is_named(home: Path) -> None:
+    if os.getuid() == 0:
+        pytest.skip("nothing is closed to root")
+    write(home / ".config/mh-hpc/config.yaml", "workers: 3\n")
+    for closed in (home / ".config/mh-hpc/config.yaml", home / ".config"):
+        closed.chmod(0)
+        try:
+            with pytest.raises(UsageError, match="config.yaml cannot be read: Permission denied"):
+                config.load()
+        finally:
+            closed.chmod(0o700)
 
 
 def test_options_survive_the_run_record() -> None:

@@ -20,6 +20,7 @@ import click
 
 from modelhub_hpc import __version__, config
 from modelhub_hpc.cli.build import build
+from modelhub_hpc.cli.config import config_group
 from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import MARKS, Voice, make_streams_robust, many_lines, one_line
@@ -220,20 +221,7 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
 cli.add_command(images)
 cli.add_command(build)
 cli.add_command(recipe)
-
-
-@cli.command("config")
-@_json
-def show_config(as_json: bool) -> int:
-    """Show every option with its value here, after files and variables."""
-    voice = _voice(as_json)
-    values = config.to_json(config.load())
-    if voice.json:
-        voice.answer(values)
-    else:
-        voice.columns((name, "" if value is None else one_line(value)) for name, value in values.items())
-        voice.say("from: " + ", ".join(str(path) for path in config.files() if path.is_file()) or "defaults")
-    return EXIT_DONE
+cli.add_command(config_group)
 
 
 @cli.command()

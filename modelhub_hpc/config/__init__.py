@@ -11,7 +11,7 @@ import difflib
 import os
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ from modelhub_hpc.config.workforce import on_slurm, thread_count, worker_count, 
 from modelhub_hpc.errors import UsageError
 
 __all__ = [
+    "COMMAND_LINE",
     "Caller",
+    "DEFAULT",
     "Logins",
     "OPTIONS",
     "PREFIX",
@@ -49,7 +51,9 @@ __all__ = [
     "from_json",
     "gpus",
     "job_environment",
+    "known",
     "load",
+    "load_with_origins",
     "logins",
     "megabytes",
     "on_slurm",
@@ -63,6 +67,8 @@ __all__ = [
 ]
 
 PREFIX = "MH_HPC_"
+DEFAULT = "default"
+COMMAND_LINE = "the command line"
 PYTHON = sys.executable
 _TYPES = typing.get_type_hints(SiteConfig)
 
@@ -77,15 +83,29 @@ def files() -> list[Path]:
 
 def load(flags: Mapping[str, Any] | None = None) -> SiteConfig:
     """Resolve every option; `flags` are command-line values, None meaning not given."""
-    values: dict[str, Any] = {}
+    return load_with_origins(flags)[0]
+
+
+def load_with_origins(flags: Mapping[str, Any] | None = None) -> tuple[SiteConfig, dict[str, str]]:
+    """`load`, and for every option where its value comes from: DEFAULT, a file, a variable's name, or COMMAND_LINE."""
+    values, origins = dict[str, Any](), dict.fromkeys(OPTIONS, DEFAULT)
+    for origin, given in _sources(flags or {}):
+        values.update(given)
+        origins.update(dict.fromkeys(given, origin))
+    return dataclasses.replace(SiteConfig(), **values), origins
+
+
+def _sources(flags: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that gives options values, lowest precedence first: its name, and the values."""
     for path in files():
-        if path.is_file():
-            values.update(_read(path))
-    values.update(_variables())
-    for name, value in (flags or {}).items():
-        if value is not None:
-            values[name] = _typed(name, value, "the command line")
-    return dataclasses.replace(SiteConfig(), **values)
+        yield str(path.absolute()), _read(path)
+    for variable, text in os.environ.items():
+        if variable.startswith(PREFIX):
+            where = f"the variable {variable}"
+            name = known(variable[len(PREFIX) :].lower(), where)
+            yield variable, {name: _typed(name, text, where)}
+    given = {name: _typed(name, value, COMMAND_LINE) for name, value in flags.items() if value is not None}
+    yield COMMAND_LINE, given
 
 
 def to_json(config: SiteConfig) -> dict[str, Any]:
@@ -99,31 +119,8 @@ def from_json(values: Mapping[str, Any]) -> SiteConfig:
     return dataclasses.replace(SiteConfig(), **given)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # every value as it is written: YAML would read 4:00:00 as a number in base 60
-        data = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
-        return {}
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} must hold 'option: value' lines, not a {type(data).__name__}.")
-    return {_known(str(k), str(path)): _typed(str(k), v, str(path)) for k, v in data.items()}
-
-
-def _variables() -> dict[str, Any]:
-    found = {}
-    for variable, text in os.environ.items():
-        if variable.startswith(PREFIX):
-            name = _known(variable[len(PREFIX) :].lower(), f"the variable {variable}")
-            found[name] = _typed(name, text, f"the variable {variable}")
-    return found
-
-
-def _known(name: str, where: str) -> str:
+def known(name: str, where: str) -> str:
+    """The name, if it is an option's. Raises UsageError that names the nearest."""
     if name in OPTIONS:
         return name
     near = difflib.get_close_matches(name, OPTIONS, n=1)
@@ -131,9 +128,28 @@ def _known(name: str, where: str) -> str:
     raise UsageError(f"Unknown option '{name}' in {where}.{guess}\nKnown: {', '.join(OPTIONS)}")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            return {}
+        # every value as it is written: YAML would read 4:00:00 as a number in base 60
+        data = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{path} is not valid YAML: it is nested too deeply") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if not data:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} must hold 'option: value' lines, not a {type(data).__name__}.")
+    return {known(str(k), str(path)): _typed(str(k), v, str(path)) for k, v in data.items()}
+
+
 def _typed(name: str, value: Any, where: str) -> Any:
     try:
-        return convert(_TYPES[_known(name, where)], value, name)
+        return convert(_TYPES[known(name, where)], value, name)
     except (ValueError, TypeError) as error:
         raise UsageError(f"Option '{name}' in {where}: {value!r} is not {error}.") from error
 
