@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 SITE_FILE = REPO / "hpc/site.yaml"
 RESOURCES = tuple(f"modelhub_hpc.{name}" for name in ("engine", "hpc", "recipes", "registry", "slurm"))
 MODULES_WITH_EXAMPLES = (
-    *("config.kinds", "config.workforce", "slurm"),
+    *("config.kinds", "config.workforce", "sitefile", "slurm"),
     *("cli.output", "cli.progress", "cli.results"),
 )
 

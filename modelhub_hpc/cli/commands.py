@@ -25,6 +25,7 @@ from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import MARKS, Voice, make_streams_robust, many_lines, one_line
 from modelhub_hpc.cli.recipe import recipe
+from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
 
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
@@ -222,6 +223,7 @@ cli.add_command(images)
 cli.add_command(build)
 cli.add_command(recipe)
 cli.add_command(config_group)
+cli.add_command(site)
 
 
 @cli.command()
