@@ -39,10 +39,16 @@ def address_of(interface: str) -> str:
     found = next(_addresses(interface), None)
     if found:
         return found
-    known = {name: next(_addresses(name), None) for _, name in socket.if_nameindex()}
-    trouble = "has no address here" if interface in known else "does not exist here"
-    usable = ", ".join(f"{name} ({address})" for name, address in known.items() if address)
+    exists = interface in (name for _, name in socket.if_nameindex())
+    trouble = "has no address here" if exists else "does not exist here"
+    usable = ", ".join(f"{name} ({address})" for name, address in addresses().items())
     raise UsageError(f"The network interface {interface} {trouble}.\nThose with one: {usable or 'none'}")
+
+
+def addresses() -> dict[str, str]:
+    """The address of every network interface that has one."""
+    found = ((name, next(_addresses(name), None)) for _, name in socket.if_nameindex())
+    return {name: address for name, address in found if address}
 
 
 def _resolved(host: str) -> list[tuple[socket.AddressFamily, str]]:

@@ -21,12 +21,13 @@ import click
 from modelhub_hpc import __version__, config
 from modelhub_hpc.cli.build import build
 from modelhub_hpc.cli.config import config_group
+from modelhub_hpc.cli.doctor import doctor
 from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
-from modelhub_hpc.cli.output import MARKS, Voice, make_streams_robust, many_lines, one_line
+from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.site import site
-from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_UNFIT, ModelHubError
+from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, ModelHubError
 
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
 
@@ -221,29 +222,10 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
 
 cli.add_command(images)
 cli.add_command(build)
+cli.add_command(doctor)
 cli.add_command(recipe)
 cli.add_command(config_group)
 cli.add_command(site)
-
-
-@cli.command()
-@click.option("--image", metavar="NAME|FILE", help="Try a container of this image.")
-@_json
-@site_options(("runtime", "scratch_dir", "gpu"))
-def doctor(image: str | None, as_json: bool, **given: Any) -> int:
-    """Check that this machine can run models, and say how to mend what is missing."""
-    from modelhub_hpc.doctor import checks
-
-    voice, found = _voice(as_json), []
-    for check in checks(config.load(site_flags(given)), image):
-        found.append(check)
-        if not voice.json:
-            mend = f"\n    mend: {check.mend}" if check.mend and not check.ok else ""
-            voice.say(f"{MARKS[check.ok]} {check.name}: {one_line(check.detail)}{mend}")
-    fit = all(check.ok is not False for check in found)
-    if voice.json:
-        voice.answer({"fit": fit, "checks": [dataclasses.asdict(check) for check in found]})
-    return EXIT_DONE if fit else EXIT_UNFIT
 
 
 @cli.command()

@@ -208,7 +208,7 @@ def _gpu(site: SiteConfig) -> Check:
 def _memory(site: SiteConfig) -> Check:
     lines = Path("/proc/meminfo").read_text().splitlines()
     values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-    free, workers = values["MemAvailable"], config.worker_count(site)
+    free, workers = values["MemAvailable"], config.workers_here(site)
     detail = f"{free / 2**30:.1f} of {values['MemTotal'] / 2**30:.1f} GiB available"
     needed = (site.mem_mb or 0) * 2**20 * workers
     if needed > free:
