@@ -38,7 +38,7 @@ elseif mode() == "load" then
 end
 
 -- Images that all users share:
--- setenv("MH_HPC_LIBRARY_DIRS", "/shared/mh-hpc")
+-- setenv("MH_HPC_LIBRARY_DIRS", "/opt/mh-hpc/images")
 
 -- Apptainer may be a module or part of the system. One that is loaded already stays when this module is unloaded.
 if not isloaded("apptainer") then
