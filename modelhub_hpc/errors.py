@@ -11,6 +11,7 @@ EXIT_FAILED_CASES = 3
 EXIT_INVALID = 4
 EXIT_UNFIT = 5
 EXIT_TRY_AGAIN = 75
+EXIT_INTERRUPTED = 130
 
 
 class ModelHubError(Exception):
@@ -44,6 +45,17 @@ class TryAgainError(ModelHubError):
     """The run cannot go on now; what is done stays done and the same command continues it."""
 
     exit_code = EXIT_TRY_AGAIN
+
+
+class MachineError(TryAgainError):
+    """This machine cannot go on now, while another may: its own scratch folder is full, say."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+    def __reduce__(self) -> tuple[type[MachineError], tuple[str, str]]:
+        return type(self), (str(self), self.node)
 
 
 class InputError(ModelHubError):

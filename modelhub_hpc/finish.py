@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import calendar
+import dataclasses
+import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from modelhub_hpc import config
+from modelhub_hpc import config, slurm
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.record import (
@@ -17,17 +19,22 @@ from modelhub_hpc.record import (
     RunPaths,
     build_record,
     iter_results,
+    makers,
     replace_json,
     write_failures_csv,
     write_results_csv,
 )
 from modelhub_hpc.request import RunRequest
+from modelhub_hpc.runfolder import Json
 
 _ROWS = 10_000
 
 
-def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: str | None) -> None:
-    """Write the derived files anew from the shards, streaming; stopped: why cases are missing, None if none is."""
+def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: str | None, code: int) -> None:
+    """Write the derived files anew from the shards, streaming.
+
+    stopped: why cases are missing, None if none is; code: the driver's exit code.
+    """
     manifest = Manifest.open(paths.manifest, paths.manifest_index)
     results = partial(iter_results, paths, run.run_id, run.plan, chunks)
     count = Count(run.cases)
@@ -36,7 +43,7 @@ def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: st
     found = count.tally()
     # most runs have no failures, and need not read their shards twice
     write_failures_csv(paths.failures_csv, _cases(manifest), results() if found.failed else ())
-    replace_json(paths.record_json, build_record(_facts(run, stopped), found))
+    replace_json(paths.record_json, build_record(_facts(paths, run, stopped, code), found))
 
 
 def _cases(manifest: Manifest) -> Iterator[Case]:
@@ -44,7 +51,7 @@ def _cases(manifest: Manifest) -> Iterator[Case]:
         yield from manifest.cases(first, _ROWS)
 
 
-def _facts(run: RunRequest, stopped: str | None) -> RunFacts:
+def _facts(paths: RunPaths, run: RunRequest, stopped: str | None, code: int) -> RunFacts:
     return RunFacts(
         run_id=run.run_id,
         model_id=run.model.id,
@@ -63,4 +70,14 @@ def _facts(run: RunRequest, stopped: str | None) -> RunFacts:
         started=calendar.timegm(time.strptime(run.created, "%Y-%m-%dT%H:%M:%SZ")),
         ended=time.time(),
         stopped=stopped,
+        exit_code=code,
+        workers=tuple(makers(paths)),
+        jobs=tuple(_jobs(paths)),
     )
+
+
+def _jobs(paths: RunPaths) -> list[dict[str, Json]]:
+    """The SLURM jobs of a run, oldest first, with what accounting knows of them."""
+    jobs = [json.loads(path.read_bytes()) for path in paths.jobs.glob("*.json")]
+    used = {each.id: dataclasses.asdict(each) for each in slurm.usage(job["id"] for job in jobs)}
+    return sorted(({**job, "used": used.get(job["id"])} for job in jobs), key=lambda job: job["submitted"])

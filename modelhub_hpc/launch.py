@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelhub_hpc import aliases, apptainer, config, resources
 from modelhub_hpc.apptainer import Bind, Containment
-from modelhub_hpc.errors import TryAgainError
+from modelhub_hpc.errors import MachineError
 from modelhub_hpc.processes import ended_folders, private_folder, remove_tree
 
 _BOOT = (
@@ -142,7 +142,8 @@ def make_scratch(base: Path) -> Path:
         for name in ("home", "work", "output", "working", "temp", "input"):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
-        raise TryAgainError(
-            f"No session folder can be made in {base}: {error.strerror}. Choose another: --scratch-dir or TMPDIR."
+        raise MachineError(
+            f"No session folder can be made in {base}: {error.strerror}. Choose another: --scratch-dir or TMPDIR.",
+            config.node(),
         ) from error
     return folder

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 _MACHINES = {
     "x86_64": ("amd64", ""),
@@ -34,6 +36,23 @@ class Platform:
         if image.os not in ("", "linux") or image.architecture not in ("", self.architecture):
             return False
         return self.architecture != "arm" or image.variant <= self.variant
+
+
+def gpu_models() -> tuple[str, ...]:
+    """The kinds of NVIDIA GPUs in this machine, as their driver names them; () without its driver."""
+    found = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    models = (re.search(r"^Model:\s*(.+?)\s*$", path.read_text(), re.MULTILINE) for path in found)
+    return tuple(sorted({match[1] for match in models if match}))
+
+
+def gpu_driver() -> str | None:
+    """The version of the NVIDIA driver of this machine; None without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    match = re.search(r"Kernel Module\D*?\s([\d.]+)\s", text)
+    return match[1] if match else None
 
 
 def this_machine() -> Platform:

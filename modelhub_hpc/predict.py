@@ -1,4 +1,4 @@
-"""Predict cases in this process with one warm session, and publish a chunk of them as a shard.
+"""Predict cases in this process with one warm session.
 
 A case that cannot be predicted becomes a failed result with its evidence. What is nobody's fault (a full disk, an
 image that went away, a model that does not start) is raised instead.
@@ -6,86 +6,45 @@ image that went away, a model that does not start) is raised instead.
 
 from __future__ import annotations
 
-import atexit
 import collections
 import dataclasses
 import functools
 import logging
 import os
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from modelhub_hpc import config, images, inputs, request
-from modelhub_hpc.config import SiteConfig
+from modelhub_hpc import config, images, inputs
 from modelhub_hpc.errors import InputError, TryAgainError
-from modelhub_hpc.plan import Case, Manifest
-from modelhub_hpc.record import (
-    ArrayOutput,
-    CaseError,
-    CaseResult,
-    Output,
-    RunPaths,
-    ShardInvalid,
-    ShardWriter,
-    check_storable,
-    read_shard,
-)
+from modelhub_hpc.plan import Case
+from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult, Output, check_storable
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.session import Session, SessionError, StartError
 from modelhub_hpc.wire import RawOutput, Reply, Request
+from modelhub_hpc.workplace import HERE, HandedBack
 
 log = logging.getLogger(__name__)
 
 MAX_STORAGE_FAULTS = 3
-_HOST = socket.gethostname()
+_SIGNAL_S = 1.0  # by which the signal that ends a job may reach the model before the worker
 
 Row = tuple[int, Case]
 Predicted = tuple[CaseResult, Mapping[str, ArrayOutput]]
 
 
-@dataclass(frozen=True)
-class ChunkTask:
-    """One chunk to predict. rows: the manifest rows of [first, first + count) to try again; () for all.
-
-    site: the options of the driver that sends it, which may differ from those the run was begun with.
-    """
-
-    root: str
-    site: SiteConfig
-    chunk: int
-    first: int
-    count: int
-    generation: int = 0
-    rows: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ChunkDone:
-    """What the driver is told. seconds: time in the model, summed over the cases."""
-
-    chunk: int
-    generation: int
-    done: int
-    failed: int
-    seconds: float
-    host: str
-
-
 class Predictor:
     """Predicts case after case in a warm session, replacing the session when a case ends it.
 
-    slot: number of this process among the `workers` of its machine; it gets its share of the GPUs.
+    gpus: those of its sessions; start_s: seconds until models were loaded, summed over its sessions.
     """
 
-    def __init__(self, run: RunRequest, logs: Path | None, slot: int = 0) -> None:
+    def __init__(self, run: RunRequest, logs: Path | None) -> None:
         self._run = run
         self._limits = run.limits()
-        self._spec = run.session_spec(
-            logs, _share(config.gpus(run.site), slot, config.worker_count(run.site))
-        )
+        self.gpus = _share(config.gpus(run.site), HERE.slot, config.workers_here(run.site))
+        self.start_s = 0.0
+        self._spec = run.session_spec(logs, self.gpus)
         self._session: Session | None = None
         self._runs_from: images.Inode | None = None
         self._storage_faults = 0
@@ -95,11 +54,17 @@ class Predictor:
             self._session.close()
             self._session = None
 
+    @property
+    def log_path(self) -> Path | None:
+        """Where the stderr of the present session goes."""
+        return self._session.log_path if self._session is not None else None
+
     def predict(self, rows: Iterable[Row]) -> Iterator[Predicted]:
         """One result per row, in any order; arrays of a result last until the next one is asked for.
 
-        Raises StartError if the model does not start, TryAgainError if storage fails, and InvalidError, at the end
-        at the latest, if the image was changed under the model: then none of these results counts.
+        Raises StartError if the model does not start, TryAgainError if storage fails, HandedBack if this job is being
+        ended, and InvalidError, at the end at the latest, if the image was changed under the model: then none of
+        these results counts.
         """
         waiting = collections.deque(rows)
         try:
@@ -121,6 +86,7 @@ class Predictor:
                     yield refused.popleft(), {}
         except SessionError as error:
             self.close()
+            _hand_back_if_ended(error)
             (row, started), *others = flying.values()
             waiting.extendleft(other for other, _ in reversed(others))
             if error.kind == "storage":
@@ -160,11 +126,12 @@ class Predictor:
             yield _refused(row, started, error), {}
         except SessionError as error:
             self.close()
+            _hand_back_if_ended(error)
             if error.kind == "storage":
                 self._put_back(row, waiting, error)
             else:
                 failure = CaseError(error.kind, str(error), error.evidence.text())
-                yield _failed(row, started, 2, failure), {}
+                yield failed(row, started, 2, failure), {}
 
     def _put_back(self, row: Row, waiting: collections.deque[Row], error: SessionError) -> None:
         """The image's files went away under the model, which is not the case's fault."""
@@ -179,6 +146,7 @@ class Predictor:
             try:
                 self._session = self._started()
             except StartError as error:
+                _hand_back_if_ended(error)
                 self._check_again()
                 if not error.sudden:
                     raise
@@ -189,7 +157,10 @@ class Predictor:
     def _started(self) -> Session:
         if self._run.image is not None:
             self._runs_from = images.check(self._run.image)
-        return Session(self._spec).__enter__()
+        began = time.monotonic()
+        session = Session(self._spec).__enter__()
+        self.start_s += time.monotonic() - began
+        return session
 
     def _check_again(self) -> None:
         """A model whose image is overwritten may go on and be wrong. Raises InvalidError."""
@@ -220,10 +191,10 @@ class Predictor:
         self._storage_faults = 0
         error = self._fault(case, reply)
         if error is not None:
-            return _failed(row, started, attempts, error), {}
+            return failed(row, started, attempts, error), {}
         outputs = tuple(_value(output) for output in reply.outputs)
         result = CaseResult(
-            case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, _HOST, started
+            case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, config.node(), started
         )
         return result, _arrays(reply.outputs, case)
 
@@ -249,72 +220,10 @@ class Predictor:
         return None
 
 
-def predict_chunk(task: ChunkTask) -> ChunkDone:
-    """Predict a chunk in this worker and publish its shard, unless it is there already."""
-    chunk = _run_of(task.root, task.site)
-    published = chunk.published(task)
-    return chunk.compute(task) if published is None else published
-
-
-class WorkerRun:
-    """One run as a worker process sees it."""
-
-    slot = 0
-
-    def __init__(self, root: str, site: SiteConfig) -> None:
-        self.paths = RunPaths(Path(root))
-        self.run = dataclasses.replace(request.read(self.paths), site=site)
-        self.manifest = Manifest.open(self.paths.manifest, self.paths.manifest_index)
-        self.predictor = Predictor(self.run, self.paths.logs, WorkerRun.slot)
-
-    def published(self, task: ChunkTask) -> ChunkDone | None:
-        """What the chunk's shard says, if there is one."""
-        final = self.paths.shard(task.chunk, task.generation)
-        if not final.exists():
-            return None
-        try:
-            results = read_shard(final, self.run.run_id, self.run.plan, verify_arrays=False).results
-        except ShardInvalid:
-            return None  # publishing a good one sets it aside
-        return _sum(task, [(r.status, r.seconds) for r in results])
-
-    def compute(self, task: ChunkTask) -> ChunkDone:
-        cases = enumerate(self.manifest.cases(task.first, task.count), task.first)
-        again = frozenset(task.rows)
-        rows = [(row, case) for row, case in cases if not again or row in again]
-        with ShardWriter(self.paths, self.run.run_id, self.run.plan, task.chunk, task.generation) as shard:
-            sums = []
-            for result, arrays in self.predictor.predict(rows):
-                shard.add(result, arrays)
-                sums.append((result.status, result.seconds))
-            if shard.publish():
-                return _sum(task, sums)
-        # another attempt was first: its results count, and they may differ
-        first = self.published(task)
-        return first if first is not None else self.compute(task)
-
-
-_serving: dict[tuple[str, SiteConfig], WorkerRun] = {}  # the one run that this process works for
-
-
-def _run_of(root: str, site: SiteConfig) -> WorkerRun:
-    if (root, site) not in _serving:
-        close()
-        _serving[root, site] = WorkerRun(root, site)
-    return _serving[root, site]
-
-
-@atexit.register
-def close() -> None:
-    """End this process's session, if it has one."""
-    while _serving:
-        _serving.popitem()[1].predictor.close()
-
-
-def _sum(task: ChunkTask, results: Sequence[tuple[str, float]]) -> ChunkDone:
-    done = sum(status == "done" for status, _ in results)
-    seconds = sum(seconds for _, seconds in results)
-    return ChunkDone(task.chunk, task.generation, done, len(results) - done, seconds, _HOST)
+def _hand_back_if_ended(error: SessionError | StartError) -> None:
+    """A model that dies because SLURM ends the job has done nothing wrong, nor has its case."""
+    if HERE.is_being_ended(_SIGNAL_S):
+        raise HandedBack(f"SLURM ends the job of {HERE.name}") from error
 
 
 def _files(case: Case) -> tuple[str, ...]:
@@ -342,11 +251,12 @@ def _share(gpus: tuple[str, ...], slot: int, workers: int) -> tuple[str, ...]:
 
 
 def _refused(row: Row, started: float, error: InputError) -> CaseResult:
-    return _failed(row, started, 0, CaseError("input", f"{error.kind}: {error}"))
+    return failed(row, started, 0, CaseError("input", f"{error.kind}: {error}"))
 
 
-def _failed(row: Row, started: float, attempts: int, error: CaseError) -> CaseResult:
-    return CaseResult(row[1].id, row[0], "failed", (), 0.0, attempts, error, (), _HOST, started)
+def failed(row: Row, started: float, attempts: int, error: CaseError) -> CaseResult:
+    """The result of a case that could not be predicted; started: seconds since 1970."""
+    return CaseResult(row[1].id, row[0], "failed", (), 0.0, attempts, error, (), config.node(), started)
 
 
 def _value(output: RawOutput) -> Output:

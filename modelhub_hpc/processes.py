@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -25,6 +28,45 @@ def start_ticks(pid: int) -> int | None:
 def pid_namespace() -> str:
     """What process numbers mean here, e.g. "pid:[4026531836]"."""
     return os.readlink(_PROC / "self/ns/pid")
+
+
+def detach(command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> int:
+    """Start a process that goes on when its terminal and this process are gone; its number. Raises OSError."""
+    with open(log, "ab") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    process.returncode = 0  # nobody here waits for it
+    return process.pid
+
+
+def share_job(name: str, processes: int) -> tuple[str | None, int]:
+    """Make the workers of a job; in each its name and number, in their parent None and the exit code, once all end."""
+    if processes == 1:
+        return name, 0
+    children: dict[int, int] = {}
+    for slot in range(processes):
+        pid = os.fork()
+        if not pid:
+            return f"{name}-{slot}", slot
+        children[pid] = 0
+    # SLURM signals the first process of a job alone
+
+    def pass_on(number: int, _: object) -> None:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, pass_on)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    return None, max(abs(code) for code in codes)
 
 
 def private_folder(base: Path, kind: str) -> Path:

@@ -16,7 +16,7 @@ from modelhub_hpc.images import Image
 from modelhub_hpc.inputs import InputLimits
 from modelhub_hpc.launch import SessionSpec
 from modelhub_hpc.registry import InputSpec, ModelEntry, OutputSpec
-from modelhub_hpc.runfolder import Json, RunPaths
+from modelhub_hpc.runfolder import Json, RunPaths, replace_json
 
 FORMAT = 1
 
@@ -64,6 +64,41 @@ class RunRequest:
 
     def limits(self) -> InputLimits:
         return InputLimits(max_bytes=self.site.max_input_mb * 2**20, max_elements=self.site.max_elements)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Failed cases of a chunk (rows of the manifest) to try again, and the generation of the shard to hold them."""
+
+    chunk: int
+    generation: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the next driver of a run is asked to do; it is the same when SLURM starts that driver anew.
+
+    site: the options of now, which may differ from those the run was begun with.
+    """
+
+    site: SiteConfig
+    retries: tuple[Retry, ...] = ()
+    max_failures: int | None = None
+
+    def write(self, paths: RunPaths) -> None:
+        plain = _plain({"retries": self.retries, "max_failures": self.max_failures})
+        replace_json(paths.order_json, {"format": FORMAT, **plain, "site": config.to_json(self.site)})
+
+
+def read_order(paths: RunPaths) -> Order | None:
+    """The last order that was given for a run; None if there was none."""
+    try:
+        data = json.loads(paths.order_json.read_bytes())
+    except FileNotFoundError:
+        return None
+    retries = tuple(Retry(r["chunk"], r["generation"], tuple(r["rows"])) for r in data["retries"])
+    return Order(config.from_json(data["site"]), retries, data["max_failures"])
 
 
 def read(paths: RunPaths) -> RunRequest:

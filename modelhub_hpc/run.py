@@ -14,20 +14,31 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modelhub_hpc import __version__, config, finish, images, owner, registry, request, resources
+from modelhub_hpc.chunks import ChunkDone, ChunkTask, predict_chunk
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import tree_digest
-from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, shown
-from modelhub_hpc.executors import is_worker_lost, open_executor
+from modelhub_hpc.errors import (
+    EXIT_DONE,
+    EXIT_FAILED_CASES,
+    EXIT_INTERRUPTED,
+    EXIT_TRY_AGAIN,
+    InvalidError,
+    ModelHubError,
+    TryAgainError,
+    shown,
+)
+from modelhub_hpc.executors import Pool, is_worker_lost, lost_worker, open_pool
 from modelhub_hpc.owner import Owner
 from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots
-from modelhub_hpc.predict import ChunkDone, ChunkTask, predict_chunk
-from modelhub_hpc.record import RunPaths, State, publish_json, replace_json, scan, sweep_orphans
-from modelhub_hpc.request import RunRequest
+from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, scan, sweep_orphans
+from modelhub_hpc.request import Retry, RunRequest
+from modelhub_hpc.workplace import HandedBack
 
 log = logging.getLogger(__name__)
 
@@ -61,17 +72,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class Options:
-    """What this driver does with the cases that failed."""
+    """What this driver does with the cases that failed. retries: of earlier drivers, to try again."""
 
-    retry_failed: bool = False
+    retries: tuple[Retry, ...] = ()
     max_failures: int | None = None
 
 
 @dataclass
 class Stop:
-    """Set by a signal: finish the chunks in flight, then leave."""
+    """Set by a signal. wanted: finish the chunks in flight, then leave; now: leave them to their workers."""
 
     wanted: bool = False
+    now: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,11 +113,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How this driver's work ended. stopped: None if all cases are settled, else why some are not."""
+    """How this driver's work ended. stopped: None if all cases are settled, else why not; code: to exit with."""
 
     progress: Progress
     stopped: str | None
     error: ModelHubError | None = None
+    code: int = EXIT_DONE
 
 
 Observer = Callable[[Progress], None]
@@ -222,6 +235,12 @@ def survey(paths: RunPaths, run: RunRequest, repair: bool = False) -> State:
     return scan(paths, run.run_id, run.plan, chunks, repair=repair, verify_arrays=repair)
 
 
+def retries(state: State) -> tuple[Retry, ...]:
+    """All cases that failed, to try again."""
+    failed = state.failed_by_chunk.items()
+    return tuple(Retry(chunk, state.next_generation(chunk), rows) for chunk, rows in failed)
+
+
 def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observer, stop: Stop) -> Outcome:
     """Drive the run until every case is settled, or until it has to stop; then write the tables.
 
@@ -229,10 +248,9 @@ def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observe
     """
     mine = _drive(paths)
     with owner.beating(mine, BEAT_S):
-        workers = config.worker_count(run.site)
-        with open_executor(run.site.executor, workers, paths.private / "workers") as executor:
-            outcome = _Loop(paths, run, options, observe, stop, executor, workers, mine).drive()
-        finish.write(paths, run, chunk_table(paths) or [], outcome.stopped)
+        with open_pool(run, paths) as pool:
+            outcome = _Loop(paths, run, options, observe, stop, pool, mine).drive()
+        finish.write(paths, run, chunk_table(paths) or [], outcome.stopped, outcome.code)
         if outcome.stopped is None:
             sweep_orphans(paths)
         return outcome
@@ -252,26 +270,28 @@ class _Loop:
     options: Options
     observe: Observer
     stop: Stop
-    executor: Executor
-    workers: int
+    pool: Pool
     mine: Owner
     done: int = 0
     failed: int = 0
     before: int = 0
-    losses: collections.Counter[int] = field(default_factory=collections.Counter)
-    given_up: list[int] = field(default_factory=list)
+    left: int = 1
+    losses: dict[int, list[str]] = field(default_factory=lambda: collections.defaultdict(list))
+    given_up: list[str] = field(default_factory=list)
     error: ModelHubError | None = None
     began: float = field(default_factory=time.monotonic)
     reported: float = 0.0
 
     def drive(self) -> Outcome:
+        self.left = min(self.run.cases, config.worker_count(self.run.site))  # until the chunks are cut
         chunks = chunk_table(self.paths) or self._cut()
         if chunks is not None:
             state = survey(self.paths, self.run, repair=True)
             self._count(state)
+            self.left = 0
             self._send(collections.deque(self._todo(chunks, state)))
         self._report(force=True)
-        return Outcome(self._progress(), self._why_stopped(), self.error)
+        return Outcome(self._progress(), self._why_stopped(), self.error, self._code())
 
     def _count(self, state: State) -> None:
         self.done, self.failed = state.done, state.failed
@@ -282,11 +302,11 @@ class _Loop:
         for chunk in chunks:
             if chunk.index not in state.done_chunks:
                 yield self._task(chunk)
-            elif self.options.retry_failed and chunk.index in state.failed_by_chunk:
-                rows = state.failed_by_chunk[chunk.index]
-                self.failed -= len(rows)
-                self.before -= len(rows)
-                yield self._task(chunk, state.next_generation(chunk.index), rows)
+        for retry in self.options.retries:
+            if retry.generation not in state.generations.get(retry.chunk, ()):
+                self.failed -= len(retry.rows)
+                self.before -= len(retry.rows)
+                yield self._task(chunks[retry.chunk], retry.generation, retry.rows)
 
     def _task(self, chunk: Chunk, generation: int = 0, rows: tuple[int, ...] = ()) -> ChunkTask:
         return ChunkTask(
@@ -304,7 +324,8 @@ class _Loop:
             if first is None:
                 return None
             seconds = first.seconds if first.done else None
-        chunks = cut(self.run.cases, seconds, self.workers, self.run.site.chunk_size)
+        workers = config.worker_count(self.run.site)
+        chunks = cut(self.run.cases, seconds, workers, self.run.site.chunk_size)
         bounds = [[chunk.first, chunk.count] for chunk in chunks]
         publish_json(self.paths.chunks_json, {"format": 1, "plan": self.run.plan, "chunks": bounds})
         return chunk_table(self.paths)
@@ -320,14 +341,22 @@ class _Loop:
     ) -> None:
         """Keep every worker busy with one chunk until nothing is to do, or the run has to stop."""
         flying: dict[Future[ChunkDone], ChunkTask] = {}
-        while flying or (todo and not self._must_stop()):
-            while todo and len(flying) < self.workers and not self._must_stop():
+        while (flying and not self._must_leave()) or (todo and not self._must_stop()):
+            while todo and len(flying) < self.pool.ready() and not self._must_stop():
                 task = todo.popleft()
-                flying[self.executor.submit(predict_chunk, task)] = task
+                flying[self.pool.executor.submit(predict_chunk, task)] = task
+            self._expect(len(todo) + len(flying))
+            if not flying:
+                time.sleep(TICK_S)
             ready, _ = wait(flying, timeout=TICK_S, return_when=FIRST_COMPLETED)
             for future in ready:
                 self._take(future, flying.pop(future), todo, settled)
             self._report()
+
+    def _expect(self, sent: int) -> None:
+        """Have as many workers as there is work for; hear of it if there will be none."""
+        self.pool.expect(max(sent, self.left))
+        self.error = self.error or self.pool.trouble()
 
     def _take(
         self,
@@ -341,33 +370,79 @@ class _Loop:
             result = future.result()
             self.done += result.done
             self.failed += result.failed
+            if result.done:
+                self.pool.delivered()
             settled(result)
+        elif isinstance(error, HandedBack):
+            log.info("chunk %d was handed back: %s", task.chunk, error)
+            todo.appendleft(task)
         elif isinstance(error, ModelHubError):
-            self.error = self.error or error
+            if self.pool.set_aside(error):
+                todo.appendleft(task)
+            else:
+                self.error = self.error or error
         elif is_worker_lost(error):
-            self._lost(task, todo)
+            self._lost(task, lost_worker(error), todo)
         else:
             raise error
 
-    def _lost(self, task: ChunkTask, todo: collections.deque[ChunkTask]) -> None:
-        """A worker died with this chunk: nobody's fault, so it goes out again, last of all."""
-        self.losses[task.chunk] += 1
-        log.warning("chunk %d lost its worker (%d. time)", task.chunk, self.losses[task.chunk])
-        if self.losses[task.chunk] < MAX_LOSSES:
-            todo.append(task)
+    def _lost(self, task: ChunkTask, worker: str, todo: collections.deque[ChunkTask]) -> None:
+        """A worker died with this chunk: nobody's fault, so it goes out again, last of all.
+
+        From the second time on each case is noted before it is computed, so that one that ends its whole job is found.
+        """
+        losses = self.losses[task.chunk]
+        losses.append(worker)
+        log.warning("chunk %d lost its worker %s (%d. time)", task.chunk, worker, len(losses))
+        blamed = self._to_blame(task, worker) if task.careful else ()
+        if blamed:
+            losses.clear()
+        if len(losses) < MAX_LOSSES or self._forgive(losses):
+            todo.append(dataclasses.replace(task, careful=True, blamed=task.blamed + blamed))
         else:
-            self.given_up.append(task.chunk)
+            self.given_up.append(f"chunk {task.chunk}{self._in_flight(task)}")
+
+    def _to_blame(self, task: ChunkTask, worker: str) -> tuple[tuple[int, CaseError], ...]:
+        """The case in flight when SLURM ended the worker's job for its use of memory, which was not the first time."""
+        evidence = self.pool.memory_evidence(worker)
+        found = noted(self.paths, task.chunk)
+        if evidence is None or found is None:
+            return ()
+        return ((int(found["row"]), memory_error(evidence)),)
+
+    def _forgive(self, losses: list[str]) -> bool:
+        """Whether workers were taken away rather than failed, which may happen to a chunk any number of times."""
+        losses[:] = [worker for worker in losses if not self.pool.taken_away(worker)]
+        return len(losses) < MAX_LOSSES
+
+    def _in_flight(self, task: ChunkTask) -> str:
+        found = noted(self.paths, task.chunk) if task.careful else None
+        return f" (the last time with case {found['case']})" if found else ""
+
+    def _must_leave(self) -> bool:
+        """Whether even what is in flight is not waited for."""
+        return self.stop.now or (self._must_stop() and not self.pool.ready())
 
     def _must_stop(self) -> bool:
         limit = self.options.max_failures
         return self.stop.wanted or self.error is not None or (limit is not None and self.failed > limit)
 
+    def _code(self) -> int:
+        limit = self.options.max_failures
+        if self.error is not None:
+            return self.error.exit_code
+        if self.done + self.failed == self.run.cases and not self.given_up:
+            return EXIT_FAILED_CASES if self.failed else EXIT_DONE
+        if self.stop.wanted:
+            return EXIT_INTERRUPTED
+        return EXIT_FAILED_CASES if limit is not None and self.failed > limit else EXIT_TRY_AGAIN
+
     def _why_stopped(self) -> str | None:
         if self.error is not None:
             return str(self.error)
         if self.given_up:
-            numbers = ", ".join(map(str, self.given_up))
-            return f"chunks {numbers} lost their workers {MAX_LOSSES} times; see {self.paths.logs}"
+            which = ", ".join(self.given_up)
+            return f"{MAX_LOSSES} workers were lost with {which}; see {self.paths.logs}"
         if self.done + self.failed == self.run.cases:
             return None
         if self.stop.wanted:
@@ -376,7 +451,7 @@ class _Loop:
 
     def _progress(self) -> Progress:
         seconds = time.monotonic() - self.began
-        return Progress(self.run.cases, self.done, self.failed, self.before, seconds, self.workers)
+        return Progress(self.run.cases, self.done, self.failed, self.before, seconds, self.pool.ready())
 
     def _report(self, force: bool = False) -> None:
         progress = self._progress()
@@ -386,9 +461,24 @@ class _Loop:
             if not self.mine.is_current():
                 self.error = TryAgainError(f"Another driver has taken over the run in {self.paths.root}.")
             facts = {**dataclasses.asdict(progress), "rate": progress.rate, "eta_s": progress.eta_s}
+            facts |= self.pool.facts()
             replace_json(
                 self.paths.progress_json, {**facts, "updated": time.time(), "run_id": self.run.run_id}
             )
+
+
+def noted(paths: RunPaths, chunk: int) -> dict[str, Any] | None:
+    """The case of a chunk that was in flight last, as a careful worker has noted it."""
+    try:
+        found: dict[str, Any] = json.loads(paths.careful(chunk).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def memory_error(evidence: str) -> CaseError:
+    """Why a case failed that was in flight when SLURM ended a whole job for its use of memory."""
+    return CaseError("memory", "it has ended its whole job by its use of memory (ask for more with --mem)", evidence)
 
 
 def _letters(count: int) -> str:

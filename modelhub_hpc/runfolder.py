@@ -107,6 +107,30 @@ class RunPaths:
         return self.root / ".mh-hpc"
 
     @property
+    def order_json(self) -> Path:
+        """What the next driver is asked to do."""
+        return self.private / "order.json"
+
+    @property
+    def round_json(self) -> Path:
+        """The chunks that the present array of jobs has divided among them."""
+        return self.private / "round.json"
+
+    @property
+    def faults(self) -> Path:
+        """Why jobs of an array could not begin, a file each."""
+        return self.private / "faults"
+
+    @property
+    def jobs(self) -> Path:
+        """A file per SLURM job that was submitted for the run, by its id."""
+        return self.private / "jobs"
+
+    def careful(self, chunk: int) -> Path:
+        """Which case of a chunk is being computed, while that chunk is under suspicion."""
+        return self.private / "careful" / f"c{chunk:06d}"
+
+    @property
     def skipped(self) -> Path:
         """One JSON line per thing that lay among the inputs and is no case."""
         return self.root / "skipped.jsonl"
@@ -123,6 +147,18 @@ class RunPaths:
                 folder.mkdir(parents=True, exist_ok=True)
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
+            for folder in (self.jobs, self.faults, self.careful(0).parent):
+                folder.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def privately(group_readable: bool = False) -> Iterator[None]:
+    """What is made within is for its owner alone, or for the group to read: inputs and results may name people."""
+    before = os.umask(0o027 if group_readable else 0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def token() -> str:

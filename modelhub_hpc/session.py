@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelhub_hpc import apptainer, launch, resources, wire
+from modelhub_hpc import apptainer, config, launch, resources, wire
 from modelhub_hpc.aliases import Aliases
-from modelhub_hpc.errors import EXIT_INVALID, EXIT_UNFIT, ModelHubError, TryAgainError
+from modelhub_hpc.errors import EXIT_INVALID, EXIT_UNFIT, MachineError, ModelHubError
 from modelhub_hpc.launch import SessionSpec
 from modelhub_hpc.wire import PROTOCOL, Ready, Reply, Request
+from modelhub_hpc.workplace import log_name
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ TAIL = 16 * 2**10
 AHEAD = 2  # requests sent before the first is answered, so that the model never waits for the host
 CLOSE_S = 10.0
 DEATH_S = 30.0
-_HOST = socket.gethostname()
 
 _HINTS = {
     0: "the model ended its process without an answer (os._exit or sys.exit?)",
@@ -95,6 +95,15 @@ class StartError(ModelHubError):
         self.sudden = sudden  # without a word of the engine: killed from outside, perhaps, and worth another try
         broken_host = evidence.code in (126, 127, 255)
         self.exit_code = EXIT_UNFIT if broken_host else EXIT_INVALID
+
+    @property
+    def node(self) -> str:
+        return self.evidence.host
+
+    @property
+    def is_of_the_machine(self) -> bool:
+        """Whether the container did not start, rather than the model in it."""
+        return self.exit_code == EXIT_UNFIT
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.evidence, self.sudden)
@@ -200,7 +209,7 @@ class Session:
         if not report:
             _kill_session(process.pid)
         elif not report["clean"]:
-            log.warning("a process of a session on %s cannot be killed; see `ps -s %d`", _HOST, process.pid)
+            log.warning("a process of a session on %s cannot be killed; see `ps -s %d`", config.node(), process.pid)
         process.stdout.close()
         self._stderr.join(CLOSE_S)
         self._link.close()
@@ -211,7 +220,7 @@ class Session:
     def _log_path(self) -> Path | None:
         if self.spec.logs is None:
             return None
-        return self.spec.logs / f"session-{_HOST}-{os.getpid()}-{next(self._numbers)}.log"
+        return self.spec.logs / log_name(next(self._numbers), os.getpid())
 
     def _watch_stderr(self, process: subprocess.Popen[bytes]) -> None:
         self._tail = bytearray()
@@ -276,7 +285,7 @@ class Session:
         except (KeyError, TypeError, ValueError) as error:
             raise self._over("output", f"unusable answer: {error!r}") from error
         if reply.error and "[Errno 28]" in reply.error:
-            raise TryAgainError(f"The scratch folder is full: {self.spec.scratch} ({reply.error}).")
+            raise MachineError(f"The scratch folder is full: {self.spec.scratch} ({reply.error}).", config.node())
         if reply.error and "[Errno 107]" in reply.error:
             raise self._over("storage", f"the image went away under the model: {reply.error}")
         yield reply
@@ -327,7 +336,7 @@ class Session:
         code = report.get("code", 128 + signal.SIGKILL)
         tail = self._tail.decode(errors="replace")
         name = str(self.log_path) if self.log_path else None
-        return Evidence(shlex.join(self.command), code, _HOST, name, tail, self.peak_mb)
+        return Evidence(shlex.join(self.command), code, config.node(), name, tail, self.peak_mb)
 
 
 def _drain(stream: IO[bytes], path: Path | None, tail: bytearray, limit: int) -> None:

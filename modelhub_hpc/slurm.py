@@ -24,11 +24,15 @@ _UNREACHABLE = re.compile(
     "|unexpected message|transport endpoint|authentication",
     re.IGNORECASE,
 )
+_PASSING = re.compile("inactive|drain|down|unavailable|not available \\(|busy", re.IGNORECASE)
 _LIMIT = re.compile("resource temporarily unavailable|limit|policy", re.IGNORECASE)
 _OVER_MEMORY = re.compile("oom.kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
 _ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 )
+
+# by somebody or something outside the job
+TAKEN_AWAY = frozenset({"CANCELLED", "PREEMPTED", "NODE_FAIL", "REVOKED"})
 
 
 class Unreachable(TryAgainError):
@@ -166,6 +170,21 @@ def submit(options: Sequence[str], script: str | Path, folder: Path, variables: 
     environment = dict(variable.split("=", 1) for variable in variables)
     answer = _run([*command, *file], text, environment)
     return answer.strip().split(";")[0]
+
+
+def test(script: str) -> None:
+    """Have sbatch judge a job without submitting it. Raises UnfitError with its words, and Unreachable.
+
+    That there is no room now, or that a partition is closed for a while, is no reason to refuse: jobs can wait.
+    """
+    try:
+        _run(["sbatch", "--test-only"], script)
+    except LimitReached as error:
+        log.info("%s", error)
+    except UnfitError as error:
+        if not _PASSING.search(str(error)):
+            raise
+        log.warning("%s", error)
 
 
 def queue(prefix: str = PREFIX) -> list[Job]:

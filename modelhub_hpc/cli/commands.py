@@ -27,11 +27,10 @@ from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_op
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.site import site
-from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, ModelHubError
+from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
 
-EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 _COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
 
@@ -121,6 +120,8 @@ def _voice(as_json: bool) -> Voice:
 @click.option("--retry-failed", is_flag=True, help="Also try the failed cases of the run again.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failed case.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and write nothing.")
+@click.option("--wait", is_flag=True, help="SLURM: follow the run until it ends; Ctrl-C leaves it alone.")
+@click.option("--plan-only", is_flag=True, help="Write the run folder, for jobs that are submitted by hand.")
 @_json
 @site_options(FOR_RUNS)
 def submit(
@@ -134,11 +135,31 @@ def submit(
 
     flags = site_flags(given)
     asked = {
-        name: given[name] for name in ("model", "image", "resume", "retry_failed", "fail_fast", "dry_run")
+        name: given[name]
+        for name in ("model", "image", "resume", "retry_failed", "fail_fast", "dry_run", "wait", "plan_only")
     }
     folder = outdir.absolute() if outdir else None
     wanted = Submission(inputs=(*inputs, *more), outdir=folder, flags=flags, command=_command(), **asked)
     return submit(wanted, _voice(as_json))
+
+
+@cli.command(hidden=True)
+@click.argument("run", type=_folder)
+@click.pass_obj
+def drive(voice: Voice, run: Path) -> int:
+    """Drive the run in folder RUN from here: what the job of a driver does."""
+    from modelhub_hpc.cli.drive import drive
+
+    return drive(run, voice)
+
+
+@cli.command(hidden=True)
+@click.argument("run", type=_folder)
+def work(run: Path) -> int:
+    """Compute a share of the run in folder RUN: what a job of an array does."""
+    from modelhub_hpc.cli.drive import work
+
+    return work(run)
 
 
 @cli.command()

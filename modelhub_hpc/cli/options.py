@@ -14,6 +14,11 @@ _TYPES = get_type_hints(SiteConfig)
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "mem_mb": ("--mem",),
     "threads": ("-c", "--cpus-per-task"),
+    "partition": ("-p", "--partition"),
+    "account": ("-A", "--account"),
+    "time": ("-t", "--time"),
+    "constraint": ("-C", "--constraint"),
+    "sbatch_args": ("--sbatch-arg",),
     "case_timeout_s": ("--case-timeout",),
     "start_timeout_s": ("--start-timeout",),
     "max_output_mb": ("--max-output",),
@@ -35,6 +40,18 @@ FOR_RUNS = (
     "allow_network",
     "scratch_dir",
     "max_failures",
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "gres",
+    "gpus_per_node",
+    "constraint",
+    "workers_per_job",
+    "sbatch_args",
+    "controller",
+    "interface",
+    "group_readable",
 )
 FOR_ONE_OFFS = ("runtime", "nan", "case_timeout_s", "mem_mb", "allow_network", "gpu")
 
@@ -52,7 +69,7 @@ def site_options(names: tuple[str, ...]) -> Callable[[F], F]:
 
 def site_flags(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those command-line values that are options of the site, and were given."""
-    return {name: value for name, value in values.items() if name in OPTIONS and value is not None}
+    return {name: value for name, value in values.items() if name in OPTIONS and value not in (None, ())}
 
 
 def _flag(name: str) -> Callable[[F], F]:
@@ -60,6 +77,8 @@ def _flag(name: str) -> Callable[[F], F]:
     text = OPTIONS[name].metadata["help"]
     if _TYPES[name] is bool:
         return click.option(f"{spelling[0]}/--no-{spelling[0][2:]}", name, default=None, help=text)
+    if get_origin(_TYPES[name]) is tuple:
+        return click.option(*spelling, name, multiple=True, metavar="ARGUMENT", help=text)
     if get_origin(_TYPES[name]) is Literal:
         return click.option(*spelling, name, type=click.Choice(get_args(_TYPES[name])), help=text)
     # numbers stay text here: config judges them, and says the same of files, variables and flags
@@ -67,4 +86,6 @@ def _flag(name: str) -> Callable[[F], F]:
 
 
 def _metavar(name: str) -> str:
-    return next((word for ending, word in _UNITS.items() if name.endswith(ending)), "N")
+    if _TYPES[name] in (int, int | None):
+        return "N"
+    return next((word for ending, word in _UNITS.items() if name.endswith(ending)), "TEXT")

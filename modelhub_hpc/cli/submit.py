@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import config, registry, request, run
+from modelhub_hpc import arrays, config, registry, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
+from modelhub_hpc.cli.handover import follow, hand_over, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UsageError
+from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, UsageError
 from modelhub_hpc.plan import Skipped
 from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
-from modelhub_hpc.request import RunRequest
+from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
+from modelhub_hpc.runfolder import privately
 
-EXIT_INTERRUPTED = 130
 _FIRST_FAILURES = 3
 
 
@@ -39,6 +40,8 @@ class Submission:
     retry_failed: bool
     fail_fast: bool
     dry_run: bool
+    plan_only: bool
+    wait: bool
     flags: Mapping[str, Any]
     command: str
 
@@ -68,10 +71,46 @@ def _begin(wanted: Submission, voice: Voice) -> int:
         run.refuse_foreign(planned.paths)
         preview(planned.paths, planned.run, planned.found, None, voice)
         return EXIT_DONE
-    begun, paths = run.begin(planned), planned.paths
+    with privately(site.group_readable):
+        begun, paths = run.begin(planned), planned.paths
     _tell_found(begun, paths, planned.found.skipped, voice)
     del planned  # the cases are in the manifest now, and a million of them need not stay in memory for the run
-    return _drive(paths, begun, wanted, voice)
+    if wanted.plan_only:
+        return _planned_only(paths, begun, voice)
+    return _carry_out(paths, begun, (), wanted, voice)
+
+
+def _planned_only(paths: RunPaths, begun: RunRequest, voice: Voice) -> int:
+    """Leave a run that an array submitted by hand can compute."""
+    with privately(begun.site.group_readable):
+        count = arrays.plan_only(paths, begun)
+    script = resources.folder("slurm") / "predict-array.sbatch"
+    options = " ".join(["--array=0-N%M", *slurm.worker_options(begun.site)])
+    python = shlex.quote(f"ALL,MH_JOB_PYTHON={config.PYTHON}")
+    voice.say(f"{number(count, 'chunk')} to compute. Submit an array of jobs over them by hand:")
+    voice.say(f"  sbatch --chdir={shlex.quote(str(paths.root))} {options} --export={python} {shlex.quote(str(script))}")
+    if voice.json:
+        voice.answer({"run": str(paths.root), "run_id": begun.run_id, "cases": begun.cases, "chunks": count})
+    return EXIT_DONE
+
+
+def _carry_out(
+    paths: RunPaths, current: RunRequest, retries: tuple[Retry, ...], wanted: Submission, voice: Voice
+) -> int:
+    """Have the run computed: from here until it ends, or by SLURM."""
+    limit = 0 if wanted.fail_fast else current.site.max_failures
+    with privately(current.site.group_readable):
+        if not config.on_slurm(current.site):
+            return _drive(paths, current, Options(retries, limit), voice)
+        handed = hand_over(paths, current, Order(current.site, retries, limit))
+    if handed.over is None:
+        tell(handed, voice if not wanted.wait else dataclasses.replace(voice, json=False))
+        if not wanted.wait:
+            return EXIT_DONE
+    code = follow(handed, voice) if handed.over is None else handed.over.code
+    return code if code == EXIT_DONE and handed.over is None and not _is_over(paths) else _conclude(
+        paths, current, _outcome(paths, current, code), voice
+    )
 
 
 def _tell_found(begun: RunRequest, paths: RunPaths, skipped: Sequence[Skipped], voice: Voice) -> None:
@@ -94,14 +133,28 @@ def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
     to_go = current.cases - state.done - state.failed + again
     voice.say(standing(current.cases, state, wanted.retry_failed))
     if to_go:
-        return _drive(paths, current, wanted, voice)
+        retries = run.retries(state) if wanted.retry_failed else ()
+        return _carry_out(paths, current, retries, wanted, voice)
     if not _concluded(paths, state):
         # the last driver died before it wrote the tables; without chunks to do, inline starts no process
         current = dataclasses.replace(current, site=dataclasses.replace(current.site, executor="inline"))
-        return _drive(paths, current, wanted, voice)
+        return _drive(paths, current, Options(), voice)
     voice.say("The run is complete.")
+    return _conclude(paths, current, _outcome(paths, current, EXIT_FAILED_CASES if state.failed else 0), voice)
+
+
+def _outcome(paths: RunPaths, current: RunRequest, code: int) -> Outcome:
+    """How a run stands that was driven from elsewhere."""
+    state = run.survey(paths, current)
     progress = Progress(current.cases, state.done, state.failed, state.done + state.failed, 0.0, 0)
-    return _conclude(paths, current, Outcome(progress, None), EXIT_FAILED_CASES if state.failed else 0, voice)
+    stopped = None
+    if progress.settled < progress.total:
+        stopped = _record(paths).get("stopped") or "its driver has ended"
+    return Outcome(progress, stopped, None, code)
+
+
+def _is_over(paths: RunPaths) -> bool:
+    return _record(paths).get("stopped", "") is None
 
 
 def standing(total: int, state: State, retry: bool = False) -> str:
@@ -156,41 +209,33 @@ def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
 
 def _concluded(paths: RunPaths, state: State) -> bool:
     """Whether record.json tells of the results that are there now."""
-    try:
-        record = json.loads(paths.record_json.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
+    record = _record(paths)
     counts = record.get("counts", {})
     now = (state.done, state.failed)
-    return record.get("stopped") is None and (counts.get("done"), counts.get("failed")) == now
+    return record.get("stopped", "") is None and (counts.get("done"), counts.get("failed")) == now
 
 
-def _drive(paths: RunPaths, current: RunRequest, wanted: Submission, voice: Voice) -> int:
-    limit = 0 if wanted.fail_fast else current.site.max_failures
+def _record(paths: RunPaths) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(paths.record_json.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def _drive(paths: RunPaths, current: RunRequest, options: Options, voice: Voice) -> int:
     stop = Stop()
     workers = config.worker_count(current.site)
     with display.signals(stop, workers, resume_command(paths)), display.reporter(voice) as observe:
-        outcome = run.execute(paths, current, Options(wanted.retry_failed, limit), observe, stop)
-    return _conclude(paths, current, outcome, exit_code(outcome, stop, limit), voice)
-
-
-def exit_code(outcome: Outcome, stop: Stop, max_failures: int | None) -> int:
-    progress = outcome.progress
-    if outcome.error is not None:
-        return outcome.error.exit_code
-    if progress.settled == progress.total:
-        return EXIT_FAILED_CASES if progress.failed else EXIT_DONE
-    if stop.wanted:
-        return EXIT_INTERRUPTED
-    too_many = max_failures is not None and progress.failed > max_failures
-    return EXIT_FAILED_CASES if too_many else EXIT_TRY_AGAIN
+        outcome = run.execute(paths, current, options, observe, stop)
+    return _conclude(paths, current, outcome, voice)
 
 
 def resume_command(paths: RunPaths) -> str:
     return f"mh-hpc submit --resume --outdir {shlex.quote(str(paths.root))}"
 
 
-def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, code: int, voice: Voice) -> int:
+def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, voice: Voice) -> int:
     failures = []
     if outcome.progress.failed:
         failures = first_failures(paths, current, run.survey(paths, current))
@@ -203,7 +248,7 @@ def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, code: int,
         voice.warn(f"Stopped: {many_lines(outcome.stopped)}")
     if outcome.stopped is not None:
         voice.warn(f"To continue:\n  {resume_command(paths)}")
-    return code
+    return outcome.code
 
 
 def first_failures(paths: RunPaths, current: RunRequest, state: State) -> list[CaseResult]:

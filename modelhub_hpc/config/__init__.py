@@ -20,21 +20,27 @@ import yaml
 from modelhub_hpc.config.kinds import convert, megabytes, seconds_of
 from modelhub_hpc.config.site import OPTIONS, SiteConfig
 from modelhub_hpc.config.surroundings import (
+    CLOCKS_S,
     Caller,
     Logins,
+    array_task,
     cache_dir,
     caller,
     cores,
     find_program,
     gpus,
+    in_round,
+    job_end,
     job_environment,
     logins,
+    node,
     scratch_dir,
 )
 from modelhub_hpc.config.workforce import on_slurm, thread_count, worker_count, workers_here, workers_per_job
 from modelhub_hpc.errors import UsageError
 
 __all__ = [
+    "CLOCKS_S",
     "COMMAND_LINE",
     "Caller",
     "DEFAULT",
@@ -43,6 +49,7 @@ __all__ = [
     "PREFIX",
     "PYTHON",
     "SiteConfig",
+    "array_task",
     "cache_dir",
     "caller",
     "cores",
@@ -50,12 +57,15 @@ __all__ = [
     "find_program",
     "from_json",
     "gpus",
+    "in_round",
+    "job_end",
     "job_environment",
     "known",
     "load",
     "load_with_origins",
     "logins",
     "megabytes",
+    "node",
     "on_slurm",
     "scratch_dir",
     "seconds_of",

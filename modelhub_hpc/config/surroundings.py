@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import re
@@ -20,6 +21,9 @@ _FOR_JOBS = re.compile(
     "|APPTAINER_(CONFIGDIR|KEYSDIR)|SSL_CERT_(FILE|DIR)"
     "|SLURM_CONF|SLURM_CONF_SERVER|SBATCH_(ACCOUNT|PARTITION|QOS|RESERVATION|CONSTRAINT)"
 )
+
+
+CLOCKS_S = 120.0  # by which the clocks of the machines of a cluster may differ
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ def caller() -> Caller:
         slurm_job_id=env.get("SLURM_JOB_ID"),
         node=env.get("SLURMD_NODENAME") or os.uname().nodename,
     )
+
+
+@functools.cache
+def node() -> str:
+    """What this machine is called: by SLURM within a job, else by itself."""
+    return caller().node
 
 
 def _apptainer_keys(env: Mapping[str, str], home: Path) -> Path:
@@ -88,6 +98,26 @@ def _user() -> str:
 def job_environment() -> dict[str, str]:
     """What a job may know of the environment in which it is submitted: enough to find programs, and no secrets."""
     return {name: value for name, value in os.environ.items() if _FOR_JOBS.fullmatch(name)}
+
+
+def job_end() -> float | None:
+    """When SLURM ends this job, in seconds since 1970; None where it does not say (before version 22.05)."""
+    said = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(said) if said.isdigit() and int(said) else None
+
+
+def array_task() -> tuple[int, int]:
+    """Which job of an array this is, from 0, and how many there are; (0, 1) for any other job."""
+    first, step, count, this = (
+        int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("MIN", 0), ("STEP", 1), ("COUNT", 1), ("ID", 0))
+    )
+    return (this - first) // max(step, 1), count
+
+
+def in_round() -> bool:
+    """Whether this job belongs to an array that mh-hpc has submitted."""
+    return "MH_JOB_ROUND" in os.environ
 
 
 def find_program(name: str, more: str = "") -> str | None:

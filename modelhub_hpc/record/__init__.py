@@ -17,8 +17,9 @@ import numpy as np
 
 from modelhub_hpc.plan.manifest import Case, column_of
 from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
+from modelhub_hpc.record.makers import Maker, makers, stages
 from modelhub_hpc.record.results import CaseError, CaseResult, FailureKind, Output
-from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, read_shard
+from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
 from modelhub_hpc.record.state import State, iter_results, load_array, scan, sweep_orphans
 from modelhub_hpc.registry import OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
@@ -29,6 +30,7 @@ __all__ = [
     "CaseResult",
     "Count",
     "FailureKind",
+    "Maker",
     "Output",
     "RunFacts",
     "RunPaths",
@@ -42,6 +44,8 @@ __all__ = [
     "check_storable",
     "iter_results",
     "load_array",
+    "maker",
+    "makers",
     "publish_json",
     "publish_text",
     "read_shard",
@@ -61,7 +65,8 @@ class RunFacts:
     """What is known of a run apart from its results.
 
     versions: (software, version); site: the options in force; started, ended: seconds since 1970, UTC;
-    stopped: why cases are missing, None for a complete run.
+    stopped: why cases are missing, None for a complete run; exit_code: that of its last driver; workers: who
+    computed; jobs: the SLURM jobs that were submitted for it, with what they used where SLURM keeps accounts.
     """
 
     run_id: str
@@ -77,6 +82,9 @@ class RunFacts:
     started: float
     ended: float
     stopped: str | None = None
+    exit_code: int = 0
+    workers: tuple[Maker, ...] = ()
+    jobs: tuple[Mapping[str, Json], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,9 @@ def build_record(facts: RunFacts, counts: Tally) -> dict[str, Json]:
         "command": facts.command,
         "started": _utc(facts.started),
         "ended": _utc(facts.ended),
+        "ended_s": facts.ended,
         "stopped": facts.stopped,
+        "exit_code": facts.exit_code,
         "model": {
             "id": facts.model_id,
             "name": facts.model_name,
@@ -174,7 +184,10 @@ def build_record(facts: RunFacts, counts: Tally) -> dict[str, Json]:
         },
         "failures": dict(counts.failures),
         "seconds_per_case": None if counts.seconds is None else asdict(counts.seconds),
-        "hosts": list(counts.hosts),
+        "seconds_per_stage": dict(stages(list(facts.workers))),
+        "nodes": list(counts.hosts),
+        "workers": [worker.to_json() for worker in facts.workers],
+        "jobs": [dict(job) for job in facts.jobs],
         "site": dict(facts.site),
     }
 
@@ -191,6 +204,8 @@ def write_results_csv(
     columns: Sequence[str] = (),
 ) -> None:
     """One row per case of the manifest, also for those without a result (status "pending").
+
+    Nothing in it tells when or where a case was computed: runs with the same outcome have the same table.
 
     cases and results are in manifest order; columns: the free columns of the manifest to repeat.
     A label list fills two columns, its most probable label and "<name>_probability"; other values are
@@ -247,7 +262,7 @@ def _joined(cases: Iterable[Case], results: Iterable[CaseResult]) -> Iterator[tu
 
 
 def _header(case: Case | None, outputs: Sequence[OutputSpec], columns: Sequence[str]) -> list[str]:
-    names = ["case_id", "status", "seconds", "attempts"]
+    names = ["case_id", "status"]
     names += [column_of(key) for key, _ in case.inputs] if case is not None else []
     names += columns
     for spec in outputs:
@@ -272,8 +287,8 @@ def _row(
     free = dict(case.columns)
     inputs = [text for _, text in case.inputs] + [free.get(name, "") for name in columns]
     if result is None:
-        return [case.id, "pending", "", "", *inputs]
-    row = [case.id, result.status, f"{result.seconds:.6g}", str(result.attempts), *inputs]
+        return [case.id, "pending", *inputs]
+    row = [case.id, result.status, *inputs]
     for spec, output in zip(outputs, result.outputs):
         row += _label(output) if spec.type == "label_list" else [_value(output)]
     return row

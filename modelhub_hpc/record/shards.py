@@ -24,6 +24,7 @@ from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.runfolder import (
     PART,
+    Json,
     RunPaths,
     drop,
     dumps,
@@ -66,6 +67,7 @@ class ShardWriter:
     """One attempt at one chunk: collect results, then publish them all or none.
 
     Use as a context manager: what was not published leaves nothing behind.
+    `by` says who computed them, and is asked when they are published.
     `fault` is called with the name of each step of publish(), so that a test can end the process there.
     """
 
@@ -75,6 +77,7 @@ class ShardWriter:
     chunk: int
     generation: int = 0
     attempt: str = field(default_factory=token)
+    by: Callable[[], Mapping[str, Json]] = dict
     fault: Callable[[str], None] = _no_fault
 
     def __post_init__(self) -> None:
@@ -173,7 +176,7 @@ class ShardWriter:
                 "chunk": self.chunk,
                 "generation": self.generation,
                 "attempt": self.attempt,
-                "host": os.uname().nodename,
+                "by": dict(self.by()),
                 "arrays": arrays,
             }
         )
@@ -238,6 +241,16 @@ def read_shard(path: Path, run_id: str, plan_digest: str, verify_arrays: bool = 
     except (ValueError, KeyError, TypeError) as error:
         raise ShardInvalid(f"a result in it has another form ({error!r})") from error
     return Shard(found.chunk, found.generation, found.attempt, found.arrays_file, results)
+
+
+def maker(path: Path) -> dict[str, Any]:
+    """Who computed a shard, as its first line says; {} if it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            found: dict[str, Any] = json.loads(stream.readline()).get("by", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def verified(path: Path, run_id: str, plan_digest: str, verify_arrays: bool = True) -> Verified:

@@ -1,0 +1,55 @@
+"""Where chunks run: in this process, in processes of this machine, or in SLURM jobs. The only one that knows dask.
+
+All kinds are concurrent.futures executors. Dask dispatches and does not remember: it never retries, blames or keeps
+results; a worker's death is raised to the run loop, and the loop decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from modelhub_hpc import chunks, config
+from modelhub_hpc.executors.pool import InlineExecutor, Pool, is_worker_lost, lost_worker
+from modelhub_hpc.record import RunPaths
+from modelhub_hpc.request import RunRequest
+
+__all__ = ["Pool", "is_worker_lost", "lost_worker", "open_pool", "worker_script"]
+
+
+@contextlib.contextmanager
+def open_pool(run: RunRequest, paths: RunPaths) -> Iterator[Pool]:
+    """The workers of a run; leaving the block ends them and their sessions.
+
+    Workers of this machine end at once; those of SLURM finish the chunk that they have, and leave.
+    """
+    kind, workers = run.site.executor, config.worker_count(run.site)
+    if kind == "inline":
+        try:
+            yield Pool(InlineExecutor(), 1)
+        finally:
+            chunks.close()
+        return
+    folder = paths.private / "workers"
+    shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
+    try:
+        if kind == "local":
+            from modelhub_hpc.executors.local import local_executor
+
+            with local_executor(workers, folder) as executor:
+                yield Pool(executor, workers)
+        else:
+            from modelhub_hpc.executors.cluster import slurm_pool
+
+            with slurm_pool(run, paths, folder) as pool:
+                yield pool
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_script(run: RunRequest) -> str:
+    """The job script of a worker, as --dry-run shows it: the driver's address is not known yet."""
+    from modelhub_hpc.executors.scripts import worker_script
+
+    return worker_script(run, "tls://DRIVER:PORT", f"{run.run_id}-w1")

@@ -1,0 +1,77 @@
+"""Workers, and the executor through which chunks reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from typing import ParamSpec, TypeVar
+
+from modelhub_hpc.errors import ModelHubError
+from modelhub_hpc.runfolder import Json
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlineExecutor(Executor):
+    """Runs what is submitted at once, in this process: for debugging, and for one-off predictions."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # the caller gets it from the future, as from any executor
+            future.set_exception(error)
+        return future
+
+
+class Pool:
+    """Workers of this machine: as many from the first chunk to the last, and no other machine to turn to."""
+
+    def __init__(self, executor: Executor, workers: int) -> None:
+        self.executor = executor
+        self._workers = workers
+
+    def ready(self) -> int:
+        """Workers that can take a chunk now."""
+        return self._workers
+
+    def expect(self, chunks: int) -> None:
+        """So many chunks are not done yet."""
+
+    def delivered(self) -> None:
+        """A worker has computed cases: the model starts, at least somewhere."""
+
+    def trouble(self) -> ModelHubError | None:
+        """Why there will be no more workers, if there will be none."""
+        return None
+
+    def set_aside(self, error: ModelHubError) -> bool:
+        """Whether the run can go on without the machine on which this happened."""
+        return False
+
+    def memory_evidence(self, worker: str) -> str | None:
+        """What SLURM says, if it ended the worker's job for its use of memory."""
+        return None
+
+    def taken_away(self, worker: str) -> str | None:
+        """In SLURM's words how the worker's job ended, if somebody or something else ended it."""
+        return None
+
+    def facts(self) -> dict[str, Json]:
+        """What progress.json says of the workers."""
+        return {}
+
+
+def is_worker_lost(error: BaseException) -> bool:
+    """Whether a future failed because its worker died: nobody's case is to blame."""
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
+    return isinstance(error, (KilledWorker, FutureCancelledError, CancelledError))
+
+
+def lost_worker(error: BaseException) -> str:
+    """The name of the worker that died; "" where it is not known."""
+    return str(getattr(getattr(error, "last_worker", None), "name", ""))
