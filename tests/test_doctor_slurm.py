@@ -94,7 +94,7 @@ def test_what_slurm_says(call: Doctor) -> None:
     assert list(checks)[-len(names) :] == names
     assert "cluster testcluster" in checks["SLURM"].detail
     assert (checks["accounting"].ok, "runs work without" in checks["accounting"].detail) == (None, True)
-    assert "main (default): 3 nodes, 4 CPUs and 8000M each, gpu:2" in checks["partitions"].detail
+    assert "main (default, no time limit): 3 nodes of 4 CPUs, 8000M, gpu:2; hi" in checks["partitions"].detail
     assert checks["partition"].detail == "main is up, time 4:00:00"
     assert "--time=4:00:00 --gres=gpu:1" in checks["worker jobs"].detail
     assert "1001 tasks in an array" in checks["numbers of jobs"].detail
@@ -231,20 +231,38 @@ def test_an_interface_that_does_not_exist(call: Doctor) -> None:
     assert "The network interface ib7 does not exist here" in checks["job on a node"].detail
 
 
-def test_a_folder_that_the_node_does_not_see(call: Doctor, tmp_path: Path) -> None:
-    """In a mount namespace of this command alone: a folder of this machine that no job sees."""
+@pytest.fixture
+def alone(tmp_path: Path) -> list[str]:
+    """Runs a command that sees a file system on `mine` which no other process does, and in it `python`."""
     (tmp_path / "mine").mkdir()
     # mounted as root of a namespace, within which munge wants this user to be who it is
     inner = f"unshare --user --map-user={os.getuid()} --map-group={os.getgid()}" if os.getuid() else ""
-    script = f'mount -t tmpfs none "$0" && exec {inner} "$@"'
+    script = f'mount -t tmpfs none "$0" && ln -s {sys.executable} "$0/python" && exec {inner} "$@"'
     outer = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(tmp_path / "mine")]
     if subprocess.run([*outer, "true"], capture_output=True).returncode:
         pytest.skip("needs user namespaces")
+    return outer
+
+
+def test_a_python_that_the_node_does_not_have(call: Doctor, alone: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*alone, str(tmp_path / "mine/python"), *PROGRAM[1:], "--json", *PLAIN, "--node"],
+        env={**call.environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=call.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    last = json.loads(done.stdout)["checks"][-1]
+    assert last["name"] == "job on a node" and "did not get to its work on node" in last["detail"]
+    assert last["detail"].endswith("mine/python: No such file or directory")
+    assert "its Python have to lie on a file system that the nodes share" in last["mend"]
+
+
+def test_a_folder_that_the_node_does_not_see(call: Doctor, alone: list[str], tmp_path: Path) -> None:
     # as soon as the job has ended: NFS, which may show files late, is not what is tried here
     code = "import sys; from modelhub_hpc import cli; from modelhub_hpc.doctor import node; node.VISIBLE_S = 3.0; "
     program = [sys.executable, "-c", f"{code}sys.exit(cli.main(sys.argv[1:]))", "doctor", "--json", *PLAIN]
     done = subprocess.run(
-        [*outer, *program, "--node", "--folder", str(tmp_path / "mine")],
+        [*alone, *program, "--node", "--folder", str(tmp_path / "mine")],
         env=call.environment, cwd=call.folder, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 5, done.stderr

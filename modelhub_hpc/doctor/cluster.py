@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modelhub_hpc import config, slurm
@@ -33,7 +33,7 @@ def checks(site: SiteConfig, folder: Path, needed: bool) -> Iterator[Check]:
 
 def _checks(site: SiteConfig, folder: Path) -> Iterator[Check]:
     try:
-        cluster, partitions = slurm.cluster(), slurm.partitions()
+        cluster, kinds = slurm.cluster(), slurm.node_kinds()
     except ModelHubError as error:
         yield Check("SLURM", False, str(error), "if `scontrol ping` and `sinfo` fail too, ask the administrators")
         return
@@ -42,41 +42,43 @@ def _checks(site: SiteConfig, folder: Path) -> Iterator[Check]:
         yield Check("accounting", True, "what a run used will be shown")
     else:
         yield Check("accounting", None, "none: runs work without, but what they used will not be shown")
-    yield Check("partitions", bool(partitions), _listed(partitions), "" if partitions else "ask the administrators")
-    yield from _chosen(site, partitions)
+    yield Check("partitions", bool(kinds), _listed(kinds), "" if kinds else "ask the administrators")
+    yield from _chosen(site, {each.name: each for each in kinds})
     yield from _submitting(site, folder)
     yield _numbers(site, cluster)
 
 
-def _listed(partitions: Sequence[Partition]) -> str:
-    shown = [
-        f"{each.name}{' (default)' if each.default else ''}{'' if each.up else ' (not up)'}: {_offer(each)}"
-        for each in partitions[:_MOST_SHOWN]
-    ]
-    more = len(partitions) - len(shown)
-    return "; ".join(shown + ([f"{more} more (sinfo)"] if more > 0 else [])) or "none that this user may see"
+def _listed(kinds: Sequence[Partition]) -> str:
+    """Every partition with its kinds of nodes.
 
-
-def _offer(partition: Partition) -> str:
-    """What nodes of a partition have.
-
-    >>> _offer(Partition("gpu", True, True, "1:00:00", "2-00:00:00", 4, 32, 256000, "gpu:a100:4", ""))
-    '4 nodes, 32 CPUs and 256000M each, gpu:a100:4, at most 2-00:00:00'
+    >>> cpu = Partition("all", True, True, "1:00:00", "2-00:00:00", 64, 32, 256000, "", "")
+    >>> _listed([cpu, dataclasses.replace(cpu, nodes=2, gres="gpu:a100:4")])
+    'all (default, at most 2-00:00:00): 64 nodes of 32 CPUs, 256000M, 2 nodes of 32 CPUs, 256000M, gpu:a100:4'
     """
-    parts = [f"{partition.nodes} nodes", f"{partition.cpus} CPUs and {partition.memory_mb}M each"]
-    return ", ".join([*parts, *filter(None, [partition.gres]), f"at most {partition.longest_time}"])
+    offers: dict[str, list[str]] = {}
+    for each in kinds:
+        notes = ["default"] * each.default + ["not up"] * (not each.up) + [_limit(each)]
+        has = [f"{each.nodes} nodes of {each.cpus} CPUs", f"{each.memory_mb}M", *filter(None, [each.gres])]
+        offers.setdefault(f"{each.name} ({', '.join(notes)})", []).append(", ".join(has))
+    shown = [f"{name}: {', '.join(offer)}" for name, offer in offers.items()]
+    more = [f"{len(shown) - _MOST_SHOWN} more (sinfo)"] if len(shown) > _MOST_SHOWN else []
+    return "; ".join(shown[:_MOST_SHOWN] + more) or "none that this user may see"
 
 
-def _chosen(site: SiteConfig, partitions: Sequence[Partition]) -> Iterator[Check]:
+def _limit(partition: Partition) -> str:
+    longest_s = _longest_s(partition)
+    return "no time limit" if longest_s == float("inf") else f"at most {partition.longest_time}"
+
+
+def _chosen(site: SiteConfig, known: Mapping[str, Partition]) -> Iterator[Check]:
     """The partitions that jobs of workers would go to: those that are named, or SLURM's default."""
     if site.partition is None:
-        chosen = [each for each in partitions if each.default]
+        chosen = [each for each in known.values() if each.default]
         if not chosen:
-            names = ", ".join(each.name for each in partitions)
-            yield Check("partition", False, "none is named, and SLURM has no default", f"--partition: one of {names}")
+            mend = f"--partition: one of {', '.join(known)}"
+            yield Check("partition", False, "none is named, and SLURM has no default", mend)
         yield from (_judged(site, each) for each in chosen)
         return
-    known = {each.name: each for each in partitions}
     for name in site.partition.split(","):
         if name in known:
             yield _judged(site, known[name])

@@ -106,13 +106,14 @@ T = TypeVar("T", Asked, Met, Answer, Tried, Talk, Found)
 
 
 def put(folder: Path, value: Asked | Met | Answer | Tried | Talk | Found) -> Path:
-    """Show a value to the other side, whole."""
+    """Show a value to the other side, whole. Raises TryAgainError or UnfitError."""
     path = path_of(folder, type(value))
     part = path.with_name(f".{path.name}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    with open(descriptor, "w", encoding="ascii") as stream:
-        stream.write(runfolder.dumps(dataclasses.asdict(value)))
-    os.rename(part, path)
+    with runfolder.storage(path):
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with open(descriptor, "w", encoding="ascii") as stream:
+            stream.write(runfolder.dumps(dataclasses.asdict(value)))
+        os.rename(part, path)
     return path
 
 

@@ -185,15 +185,13 @@ class _Visit:
         end = time.monotonic() + wait_s
         while (found := exchange.get(self.folder, kind)) is None:
             too_late = time.monotonic() > end if self.queued.waits() else self.queued.running_s() > _RUN_S
-            if too_late or self.queued.over_s() > self._patience_s():
+            over_s = self.queued.over_s()
+            # a job that complains has not got as far as to write to us, and is not waited for
+            if too_late or over_s > VISIBLE_S or (kind is Met and over_s and self._log()):
                 return None
             time.sleep(exchange.LOOK_S)
         self.queued.runs()
         return found
-
-    def _patience_s(self) -> float:
-        """How long something may still be on its way to this machine: once there is a log, no longer."""
-        return 0.0 if self._log() else VISIBLE_S
 
     def _log(self) -> str:
         try:
