@@ -52,10 +52,10 @@ check: $(VENV)/.tests
 	$(BIN)/python -m mypy
 
 cluster: $(TEST_TOOLS)
-	$(TEST_CLUSTER) start --folder $(BUILD)/cluster
+	@$(TEST_CLUSTER) start --folder $(BUILD)/cluster
 
 cluster-stop:
-	$(TEST_CLUSTER) stop --folder $(BUILD)/cluster
+	@$(TEST_CLUSTER) stop --folder $(BUILD)/cluster
 
 # The engine's own tests under every Python from 2.7 on that can be had here
 engine-matrix: $(VENV)/.tests

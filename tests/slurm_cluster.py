@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "slurm" / "testcluster"))
 
-from testcluster import Cluster, ClusterError, until  # noqa: E402  # a program of its own, in no package
+import testcluster  # noqa: E402  # a program of its own, in no package
+from testcluster import Cluster, ClusterError, until  # noqa: E402
 
 TOOLS = REPO / "build" / "tools" / "slurm" / "usr"  # by tests/tools.sh, where the system has no SLURM
 StartCluster = Callable[..., Cluster]
@@ -44,23 +46,27 @@ def start_cluster() -> Iterator[StartCluster]:
         os.environ["PATH"] = os.pathsep.join([f"{TOOLS}/bin", f"{TOOLS}/sbin", os.environ["PATH"]])
     # not tmp_path: the name of a socket must be short
     folder = Path(tempfile.mkdtemp(prefix="mh-slurm-"))
-    clusters: list[Cluster] = []
+    # a process of its own ends them: the one of the tests may be killed
+    ending = 'cat > /dev/null; for each in "$1"/*/; do "$0" "$2" stop --folder "$each" || exit; done; rm -r "$1"'
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", ending, sys.executable, str(folder), str(Path(testcluster.__file__))],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    numbers = itertools.count()
 
     def start(**options: object) -> Cluster:
-        made = Cluster(folder / str(len(clusters)), **options)  # type: ignore[arg-type]
-        clusters.append(made)
+        made = Cluster(folder / str(next(numbers)), **options)  # type: ignore[arg-type]
         try:
             made.start()
         except ClusterError as error:
             if error.code != 5 or os.environ.get("MH_TEST_REQUIRE_SLURM"):
                 raise
-            pytest.skip(f"needs SLURM: {error}")
+            pytest.skip("needs SLURM and munge: tests/tools.sh build/tools fetches them")
         return made
 
     yield start
-    for made in clusters:
-        made.stop()
-    shutil.rmtree(folder)
+    guard.communicate()
+    assert guard.returncode == 0 and not folder.exists()
 
 
 @pytest.fixture(scope="session")
