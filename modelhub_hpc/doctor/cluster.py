@@ -119,7 +119,7 @@ def _accepted(name: str, options: list[str], folder: Path) -> Check:
         slurm.submit(["--test-only", *options], _SCRIPT, folder)
     except ModelHubError as error:
         return Check(name, False, str(error), _OPTIONS_MEND)
-    return Check(name, True, f"SLURM would take them: sbatch {' '.join(options)}")
+    return Check(name, True, f"SLURM would accept: sbatch {' '.join(options)}")
 
 
 def _numbers(site: SiteConfig, cluster: slurm.Cluster) -> Check:
