@@ -50,6 +50,7 @@ endif
 check: $(VENV)/.tests
 	$(BIN)/python -m flake8 modelhub_hpc engine tests registry recipes slurm benchmarks
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy slurm/testcluster/testcluster.py
 
 cluster: $(TEST_TOOLS)
 	@$(TEST_CLUSTER) start --folder $(BUILD)/cluster

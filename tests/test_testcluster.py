@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def mine(folder: Path) -> list[str]:
             except OSError:  # it is somebody else's, or has ended
                 continue
     return found
+
+
+@pytest.fixture(params=["c"])
+def by_hand(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for a cluster that the test starts; a test that fails leaves nothing behind either."""
+    yield tmp_path / request.param
+    Cluster(tmp_path / request.param).stop()
 
 
 def test_six_jobs_get_the_six_gpus_of_three_nodes(cluster: Cluster, tmp_path: Path) -> None:
@@ -144,21 +152,21 @@ def test_the_queue_outlives_the_controller(start_cluster: StartCluster, tmp_path
     assert output(tmp_path, running) == "lasted\n"
 
 
-def test_start_and_stop_by_hand(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_hand", ["long" * 30], indirect=True, ids=["long"])
+def test_start_and_stop_by_hand(cluster: Cluster, tmp_path: Path, by_hand: Path) -> None:
     """The command itself, in a folder whose name is too long for sockets, beside the cluster of the other tests."""
-    folder = tmp_path / ("long" * 30)
-    assert not fits_sockets(folder)
+    assert not fits_sockets(by_hand)
 
     def call(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, str(PROGRAM), *arguments, "--folder", str(folder)], capture_output=True, text=True
+            [sys.executable, str(PROGRAM), *arguments, "--folder", str(by_hand)], capture_output=True, text=True
         )
         assert done.returncode == code, done.stderr
         return done.stdout
 
     said = call("start", "--nodes", "1", "--set", "MaxArraySize=7")
-    assert "Started: 1 nodes" in said and f"export SLURM_CONF={folder}/slurm.conf\n" in said
-    made = Cluster(folder)
+    assert "Started: 1 nodes" in said and f"export SLURM_CONF={by_hand}/slurm.conf\n" in said
+    made = Cluster(by_hand)
     before = made.pids()
     # what a job leaves when it ends: a process with neither parent nor environment
     left = "(setsid env -i sleep 1234 &); (trap '' TERM; sleep 300)"
@@ -190,22 +198,23 @@ def test_a_start_cleans_up_after_a_crash(tmp_path: Path, start_cluster: StartClu
     assert not (one.folder / "environment.node1").exists()
 
 
-def test_a_cluster_that_can_not_start_says_why_and_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    wrong = Cluster(tmp_path / "c", settings={"SelectType": "select/nonsense"})
+def test_a_cluster_that_can_not_start_says_why_and_leaves_nothing(cluster: Cluster, by_hand: Path) -> None:
+    wrong = Cluster(by_hand, settings={"SelectType": "select/nonsense"})
     with pytest.raises(ClusterError, match=r"(?s)ended: .*slurmctld.*select/nonsense") as caught:
         wrong.start()
     assert caught.value.code == 1
     assert wrong.processes() == set()
 
 
-def test_a_folder_of_something_else_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "mine").touch()
+def test_a_folder_of_something_else_is_left_alone(cluster: Cluster, by_hand: Path) -> None:
+    by_hand.mkdir()
+    (by_hand / "mine").touch()
     with pytest.raises(ClusterError, match="holds something else") as caught:
-        Cluster(tmp_path).start()
+        Cluster(by_hand).start()
     assert caught.value.code == 2
-    assert os.listdir(tmp_path) == ["mine"]
+    assert os.listdir(by_hand) == ["mine"]
     with pytest.raises(ClusterError, match="can't express"):
-        Cluster(tmp_path / "two words").start()
+        Cluster(by_hand / "two words").start()
 
 
 def test_without_slurm_the_packages_are_named(tmp_path: Path) -> None:
