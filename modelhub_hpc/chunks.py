@@ -70,9 +70,10 @@ def predict_chunk(task: ChunkTask) -> ChunkDone:
             done = chunk.compute(task)
         except (StartError, MachineError):
             if HERE.name:
-                HERE.leaving.set()  # nothing better is to be expected here, and other nodes may do
+                HERE.leave()  # nothing better is to be expected here, and other nodes may do
             raise
         HERE.took(time.monotonic() - began)
+        HERE.must_leave()  # so that nothing is sent here any more
         return done
 
 

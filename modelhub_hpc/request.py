@@ -56,7 +56,7 @@ class RunRequest:
             logs=logs,
             start_timeout_s=self.site.start_timeout_s,
             case_timeout_s=self.site.case_timeout_s,
-            mem_mb=self.site.mem_mb or 0,
+            mem_mb=config.model_mb(self.site) or 0,
             max_log_mb=self.site.max_log_mb,
             network=self.site.allow_network,
             seccomp=self.site.seccomp,

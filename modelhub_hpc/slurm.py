@@ -17,7 +17,8 @@ from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, UsageE
 log = logging.getLogger(__name__)
 
 PREFIX = "mh-"
-_TIMEOUT_S = 90.0  # longer than SLURM's programs try by themselves
+# longer than SLURM's programs look for slurmctld, and shorter than the two minutes that sbatch waits for room
+_TIMEOUT_S = 30.0
 _UNREACHABLE = re.compile(
     "socket timed out|unable to contact slurm controller|connection (refused|timed out)|zero bytes were transmitted"
     "|communication connection failure|message (send|receive)|controller in standby|temporarily unable to accept"
@@ -25,7 +26,11 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 _PASSING = re.compile("inactive|drain|down|unavailable|not available \\(|busy", re.IGNORECASE)
-_LIMIT = re.compile("resource temporarily unavailable|limit|policy", re.IGNORECASE)
+# but not "Requested time limit is invalid", which no waiting mends
+_LIMIT = re.compile(
+    "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit|job count",
+    re.IGNORECASE,
+)
 _OVER_MEMORY = re.compile("oom.kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
 _ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
@@ -187,9 +192,13 @@ def test(script: str) -> None:
         log.warning("%s", error)
 
 
-def queue(prefix: str = PREFIX) -> list[Job]:
-    """This user's jobs whose names begin so, pending arrays as one. Raises Unreachable."""
-    listed = _run(["squeue", "--noheader", f"--user={config.caller().user}", f"--format={_COLUMNS}"])
+def queue(prefix: str = PREFIX, ended: bool = False) -> list[Job]:
+    """This user's jobs whose names begin so, pending arrays as one. Raises Unreachable.
+
+    ended: also those that have ended, as long as SLURM remembers them (MinJobAge).
+    """
+    states = ["--states=all"] if ended else []
+    listed = _run(["squeue", "--noheader", *states, f"--user={config.caller().user}", f"--format={_COLUMNS}"])
     return [job for job in map(_job, listed.splitlines()) if job and job.name.startswith(prefix)]
 
 
@@ -349,8 +358,11 @@ def _run(command: Sequence[str], text: str = "", variables: dict[str, str] | Non
             env={**config.job_environment(), **(variables or {})},
             timeout=_TIMEOUT_S,
         )
-    except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} did not answer within {_TIMEOUT_S:.0f} s.") from None
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode(errors="replace").strip()
+        if _LIMIT.search(said):
+            raise _refusal(command, said) from None
+        raise Unreachable(f"{command[0]} did not answer within {_TIMEOUT_S:.0f} s. {said}".strip()) from None
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
     raise _refusal(command, done.stderr.decode(errors="replace").strip())

@@ -10,6 +10,7 @@ import collections
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from modelhub_hpc import config
@@ -26,13 +27,15 @@ class Workplace:
     """What a worker process knows of itself.
 
     name: the worker's, as its driver knows it; slot: its number among the workers of its machine or job; ends: when
-    SLURM ends its job, in seconds since 1970; drain_s: how long before that it takes no chunk.
+    SLURM ends its job, in seconds since 1970; drain_s: how long before that it takes no chunk; on_leave: what has its
+    driver send no more.
     """
 
     name: str = ""
     slot: int = 0
     ends: float = math.inf
     drain_s: float = 0.0
+    on_leave: Callable[[], None] = lambda: None
     leaving: threading.Event = field(default_factory=threading.Event)
     told_to_end: threading.Event = field(default_factory=threading.Event)
     busy: threading.Lock = field(default_factory=threading.Lock)
@@ -45,13 +48,19 @@ class Workplace:
     def must_leave(self) -> bool:
         """Whether the next chunk would be too much: told so, or too little time is left for one like the slowest."""
         if time.time() + max(self._recent_s, default=0.0) + self.drain_s > self.ends:
-            self.leaving.set()
+            self.leave()
         return self.leaving.is_set()
+
+    def leave(self) -> None:
+        """Take no more chunks."""
+        if not self.leaving.is_set():
+            self.leaving.set()
+            self.on_leave()
 
     def end(self) -> None:
         """SLURM ends this job, and not every process of it may have heard of it yet."""
-        self.leaving.set()
         self.told_to_end.set()
+        self.leave()
 
     def is_being_ended(self, wait_s: float) -> bool:
         """Whether SLURM is ending this job; its signal may reach the model a moment before it reaches us."""

@@ -91,7 +91,7 @@ def work(folder: Path) -> int:
     HERE.name, HERE.slot, HERE.drain_s = own, slot, current.site.drain_s
     walltime_s = config.seconds_of(current.site.time) if current.site.time else float("inf")
     HERE.ends = config.job_end() or began + walltime_s
-    signal.signal(signal.SIGUSR2, lambda *_: HERE.leaving.set())
+    signal.signal(signal.SIGUSR2, lambda *_: HERE.leave())
     signal.signal(signal.SIGTERM, lambda *_: HERE.end())
     with privately(current.site.group_readable):
         return arrays.work(paths, current)

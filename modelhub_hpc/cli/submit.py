@@ -232,7 +232,11 @@ def _drive(paths: RunPaths, current: RunRequest, options: Options, voice: Voice)
 
 
 def resume_command(paths: RunPaths) -> str:
-    return f"mh-hpc submit --resume --outdir {shlex.quote(str(paths.root))}"
+    return f"mh-hpc resume {shlex.quote(str(paths.root))}"
+
+
+def retry_command(paths: RunPaths) -> str:
+    return f"mh-hpc retry {shlex.quote(str(paths.root))} --failed"
 
 
 def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, voice: Voice) -> int:
@@ -279,7 +283,7 @@ def _tell(paths: RunPaths, outcome: Outcome, failures: list[CaseResult], voice: 
         voice.say(f"  {result.case_id}: {result.error.kind}: {one_line(result.error.message, 200)}")
     if failures:
         voice.say(f"all failures: mh-hpc results {folder} --failed")
-        voice.say(f"try again:    {resume_command(paths)} --retry-failed")
+        voice.say(f"try again:    {retry_command(paths)}")
 
 
 def _facts(

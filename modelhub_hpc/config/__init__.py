@@ -36,7 +36,7 @@ from modelhub_hpc.config.surroundings import (
     node,
     scratch_dir,
 )
-from modelhub_hpc.config.workforce import on_slurm, thread_count, worker_count, workers_here, workers_per_job
+from modelhub_hpc.config.workforce import model_mb, on_slurm, thread_count, worker_count, workers_here, workers_per_job
 from modelhub_hpc.errors import UsageError
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "load_with_origins",
     "logins",
     "megabytes",
+    "model_mb",
     "node",
     "on_slurm",
     "scratch_dir",

@@ -8,6 +8,7 @@ from modelhub_hpc.config.site import SiteConfig
 from modelhub_hpc.config.surroundings import cores, gpus
 
 _SLURM_WORKERS = 4
+_WORKER_MB = 512  # that a worker and a container take beside the model
 
 
 def on_slurm(config: SiteConfig) -> bool:
@@ -38,6 +39,17 @@ def workers_per_job(config: SiteConfig) -> int:
     asked = f",{config.gres or ''},gpu:{config.gpus_per_node or ''}"
     counts = re.findall(r",(?:gres[:/])?gpu(?::[^,:(]*[^,:(\d][^,:(]*)?:(\d+)(?=[,(]|$)", asked)
     return config.workers_per_job or max(1, sum(map(int, counts)))
+
+
+def model_mb(config: SiteConfig) -> int | None:
+    """Memory that one session may use, in MiB: on SLURM less than its job has, so that the session dies, not the job.
+
+    >>> model_mb(SiteConfig(mem_mb=4096)), model_mb(SiteConfig(mem_mb=4096, executor="slurm"))
+    (4096, 3584)
+    """
+    if config.mem_mb is None or not on_slurm(config):
+        return config.mem_mb
+    return config.mem_mb - min(_WORKER_MB, config.mem_mb // 4)
 
 
 def thread_count(config: SiteConfig) -> int:

@@ -116,7 +116,8 @@ def slurm_pool(run: RunRequest, paths: RunPaths, folder: Path) -> Iterator[Pool]
         )
         supervisor = Supervisor(run.site, run.run_id, _hands(run, paths, cluster, client), _next_number(paths))
         cluster.scheduler.add_plugin(_roll_call(supervisor), name="roll-call")
-        pool = SlurmPool(client.get_executor(), cluster, client, supervisor, paths)
+        # a chunk that goes out again is another task: dask would answer with what became of the first
+        pool = SlurmPool(client.get_executor(pure=False), cluster, client, supervisor, paths)
         supervisor.start()
         try:
             yield pool

@@ -46,7 +46,7 @@ def local_executor(workers: int, folder: Path) -> Iterator[Executor]:
                 Client(cluster, security=security, timeout=START_S)  # type: ignore[no-untyped-call]
             )
             client.register_plugin(_slot_plugin(), name="slot")
-            yield client.get_executor()
+            yield client.get_executor(pure=False)
 
 
 @contextlib.contextmanager

@@ -92,6 +92,7 @@ class Supervisor:
     excluded: dict[str, str] = field(default_factory=dict)
     _mine: dict[str, _Mine] = field(default_factory=dict)
     _queue: list[Job] = field(default_factory=list)
+    _taken_away: set[str] = field(default_factory=set)
     _failed_starts: int = 0
     _numbers: int = 0
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -184,7 +185,9 @@ class Supervisor:
     def look(self) -> bool:
         """Look once, and act; whether anything changed. Raises Unreachable."""
         before = self._queue
-        self._queue = self._alive(slurm.queue(self._prefix))
+        everything = slurm.queue(self._prefix, ended=True)
+        self._taken_away = {job.name for job in everything if job.state in slurm.TAKEN_AWAY}
+        self._queue = self._alive(everything)
         registered = {_job_name(worker, self._mine) for worker in self.hands.registered()}
         self._account(registered)
         self._send_strays_away(registered)
@@ -211,6 +214,8 @@ class Supervisor:
             return
         if mine.id is None:
             log.info("SLURM did not take %s", name)
+        elif name in self._taken_away:
+            log.info("job %s (%s) was cancelled, preempted, or lost its node", mine.id, name)
         elif not mine.has_registered:
             self._failed_starts += 1
             words = self.hands.last_words(mine.id)

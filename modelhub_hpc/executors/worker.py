@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import signal
 import time
@@ -95,10 +96,11 @@ async def _work(given: argparse.Namespace, interface: str | None, scratch: Path)
 
 async def _serve(worker: Any) -> None:
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR2, HERE.leaving.set)
+    loop.add_signal_handler(signal.SIGUSR2, HERE.leave)
     loop.add_signal_handler(signal.SIGTERM, HERE.end)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # of a terminal that runs the driver
     async with worker:
+        HERE.on_leave = functools.partial(loop.call_soon_threadsafe, _take_no_more, worker)
         log.info("%s on %s serves %s", HERE.name, config.node(), worker.scheduler.address)
         gone = asyncio.ensure_future(worker.finished())
         while not gone.done():
@@ -111,7 +113,14 @@ async def _serve(worker: Any) -> None:
 
 def leave() -> None:
     """What a driver has a worker do that it no longer needs: take no more chunks."""
-    HERE.leaving.set()
+    HERE.leave()
+
+
+def _take_no_more(worker: Any) -> None:
+    from distributed.core import Status
+
+    if worker.status == Status.running:
+        worker.status = Status.paused  # which the scheduler hears at once
 
 
 def _host(address: str) -> str:
