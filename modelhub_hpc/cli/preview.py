@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import config, launch, plan
-from modelhub_hpc.cli.output import Voice, number, one_line, size
+from modelhub_hpc import config, executors, launch, plan, resources, slurm
+from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, size
 from modelhub_hpc.inputs import extension
 from modelhub_hpc.plan import Case, Chunk, Found, Manifest, Skipped
 from modelhub_hpc.record import RunPaths, State
@@ -20,7 +20,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class _Preview:
-    """What is shown. cases: all of the run; state: of a run that was begun already; command: of one session."""
+    """What is shown. cases: all of the run; state: of a run that was begun already; command: of one session.
+
+    script: of a job of workers, "" where they are no SLURM jobs.
+    """
 
     paths: RunPaths
     run: RunRequest
@@ -28,6 +31,7 @@ class _Preview:
     skipped: tuple[Skipped, ...]
     state: State | None
     command: list[str]
+    script: str
 
     @property
     def workers(self) -> int:
@@ -57,12 +61,24 @@ def preview(paths: RunPaths, run: RunRequest, found: Found | None, state: State 
     gpus = config.gpus(run.site)
     scratch = config.scratch_dir(run.site) / "mh-hpc-SESSION"
     command = launch.command(run.session_spec(None, gpus), scratch)
-    shown = _Preview(paths, run, cases, found.skipped if found else (), state, command)
+    shown = _Preview(paths, run, cases, found.skipped if found else (), state, command, _script(run))
     if voice.json:
         voice.answer(_facts(shown))
     else:
         voice.columns(_rows(shown))
+        if shown.script:
+            voice.say(f"\nEvery job of workers runs this, in the run folder:\n\n{many_lines(shown.script)}")
         voice.say("A dry run: nothing was written.")
+
+
+def _script(run: RunRequest) -> str:
+    if not config.on_slurm(run.site):
+        return ""
+    if run.site.executor == "slurm":
+        return executors.worker_script(run)
+    text = (resources.folder("slurm") / "predict-array.sbatch").read_text(encoding="utf-8")
+    options = "".join(f"#SBATCH {shlex.quote(option)}\n" for option in slurm.worker_options(run.site))
+    return text.replace("#SBATCH", f"{options}#SBATCH", 1)
 
 
 def _rows(shown: _Preview) -> list[tuple[str, str]]:
@@ -77,7 +93,9 @@ def _rows(shown: _Preview) -> list[tuple[str, str]]:
         *([("skipped", f"and {len(shown.skipped) - _SHOWN} more")] if len(shown.skipped) > _SHOWN else []),
         (
             "workers",
-            f"{shown.workers} ({site.executor}), {number(config.thread_count(site), 'thread')}, GPUs: {gpus}",
+            f"{shown.workers} ({site.executor}), {number(config.thread_count(site), 'thread')}, GPUs: {gpus}"
+            if not config.on_slurm(site)
+            else f"up to {shown.workers} ({site.executor}), {config.workers_per_job(site)} in each job",
         ),
         ("chunks", _chunk_words(shown)),
         ("run folder", one_line(shown.paths.root)),
@@ -119,4 +137,5 @@ def _facts(shown: _Preview) -> dict[str, Any]:
         "gpus": list(config.gpus(run.site)),
         "chunks": None if chunks is None else len(chunks),
         "command": shown.command,
+        "job_script": shown.script or None,
     }

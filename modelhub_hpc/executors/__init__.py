@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from modelhub_hpc import chunks, config
+from modelhub_hpc import chunks, config, slurm
 from modelhub_hpc.executors.pool import InlineExecutor, Pool, is_worker_lost, lost_worker
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest
@@ -50,6 +50,6 @@ def open_pool(run: RunRequest, paths: RunPaths) -> Iterator[Pool]:
 
 def worker_script(run: RunRequest) -> str:
     """The job script of a worker, as --dry-run shows it: the driver's address is not known yet."""
-    from modelhub_hpc.executors.scripts import worker_script
+    from modelhub_hpc.executors import scripts
 
-    return worker_script(run, "tls://DRIVER:PORT", f"{run.run_id}-w1")
+    return scripts.worker_script(run, "tls://DRIVER:PORT", slurm.job_name(run.run_id, "w1"))

@@ -10,7 +10,8 @@ from modelhub_hpc import config, slurm
 from modelhub_hpc.request import RunRequest
 
 # seen from the run folder, in which every job of a run works: no name of a folder gets into a script
-TLS = Path(".mh-hpc/workers/tls")
+OWN = Path(".mh-hpc/workers")
+TLS = OWN / "tls"
 OUTPUT = "logs/slurm-%j.out"
 DEATH_S = 120.0
 

@@ -12,6 +12,7 @@ DASK: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.daemon": True,
+    "distributed.worker.use-file-locking": False,  # which network file systems may not have
     "distributed.nanny.pre-spawn-environ": {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"},
     "distributed.admin.system-monitor.gil.enabled": False,
 }

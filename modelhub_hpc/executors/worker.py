@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import chunks, config, network, request
-from modelhub_hpc.executors.scripts import security
+from modelhub_hpc.executors.scripts import OWN, security
 from modelhub_hpc.executors.settings import DASK
-from modelhub_hpc.processes import ended_folders, private_folder, remove_tree, share_job
+from modelhub_hpc.processes import share_job
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.runfolder import privately
 from modelhub_hpc.workplace import HERE
@@ -27,7 +27,6 @@ from modelhub_hpc.workplace import HERE
 log = logging.getLogger("modelhub_hpc")
 
 _LOOK_S = 0.2
-_KIND = "mh-hpc-worker"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     HERE.name, HERE.slot, HERE.drain_s = name, slot, given.drain
     HERE.ends = config.job_end() or began + given.walltime
     with privately(site.group_readable):
-        asyncio.run(_work(given, site.interface, config.scratch_dir(site)))
+        asyncio.run(_work(given, site.interface))
     with HERE.busy:  # the driver may be gone while a chunk is being computed: it counts all the same
         chunks.close()
     return 0
@@ -65,33 +64,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _work(given: argparse.Namespace, interface: str | None, scratch: Path) -> None:
+async def _work(given: argparse.Namespace, interface: str | None) -> None:
     import dask
     from distributed import Worker
 
-    for left in ended_folders(scratch, _KIND):
-        remove_tree(left)
-    folder = private_folder(scratch, _KIND)
     address = network.address_of(interface) if interface else network.address_towards(_host(given.driver))
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    try:
-        with dask.config.set(DASK):
-            worker = Worker(
-                given.driver,
-                nthreads=1,
-                name=HERE.name,
-                host=address,
-                security=security(),
-                memory_limit=0,
-                dashboard=False,
-                dashboard_address="127.0.0.1:0",
-                local_directory=str(folder),
-                death_timeout=given.death_timeout,
-                startup_information={"node": lambda _: config.node()},
-            )
-            await _serve(worker)
-    finally:
-        remove_tree(folder)
+    with dask.config.set(DASK):
+        worker = Worker(
+            given.driver,
+            nthreads=1,
+            name=HERE.name,
+            host=address,
+            security=security(),
+            memory_limit=0,
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+            local_directory=str(OWN / HERE.name),  # almost empty, and the driver sweeps it if this worker is killed
+            death_timeout=given.death_timeout,
+            startup_information={"node": lambda _: config.node()},
+        )
+        await _serve(worker)
 
 
 async def _serve(worker: Any) -> None:
