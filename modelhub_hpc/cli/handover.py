@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from modelhub_hpc import arrays, config, driver, executors, owner, run, slurm
+from modelhub_hpc import arrays, driver, executors, owner, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import EXIT_DONE, EXIT_TRY_AGAIN, TryAgainError
@@ -23,30 +23,43 @@ _QUEUE_S = 15.0  # between two looks at SLURM's queue
 
 @dataclass(frozen=True)
 class Handed:
-    """A run that SLURM has. jobs: what was submitted, by what it does; at: seconds since 1970."""
+    """A run that SLURM has. jobs: what was submitted, by what it does; at: seconds since 1970.
+
+    before: the record that an earlier driver had left, by its inode and time.
+    """
 
     paths: RunPaths
     run: RunRequest
     jobs: dict[str, str]
     at: float
+    before: tuple[int, int] | None = None
     over: arrays.Advance | None = None
 
 
 def hand_over(paths: RunPaths, current: RunRequest, order: Order) -> Handed:
     """Start what drives the run. Raises TryAgainError if something does already, and what SLURM answers."""
     _refuse_second(paths, current)
-    at = time.time()
+    at, before = time.time(), _record(paths)
     if current.site.executor == "slurm-array":
         order.write(paths)
         done = arrays.advance(paths, current, order)
         if done.array_job is None:
-            return Handed(paths, current, {}, at, done)
+            return Handed(paths, current, {}, at, before, done)
         jobs = {"array": f"job {done.array_job} ({done.tasks} tasks)", "follower": f"job {done.follower}"}
-        return Handed(paths, current, jobs, at)
+        return Handed(paths, current, jobs, at, before)
     slurm.test(executors.worker_script(current))
     order.write(paths)
     started = driver.start(paths, current)
-    return Handed(paths, current, {"driver": started.describe()}, at)
+    return Handed(paths, current, {"driver": started.describe()}, at, before)
+
+
+def _record(paths: RunPaths) -> tuple[int, int] | None:
+    """Which record there is; a driver replaces it whole when it ends."""
+    try:
+        stat = paths.record_json.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _refuse_second(paths: RunPaths, current: RunRequest) -> None:
@@ -122,14 +135,13 @@ def follow(handed: Handed, voice: Voice) -> int:
 
 def _ended(handed: Handed) -> dict[str, Any] | None:
     """The record of the run, once its driver has written it."""
+    if _record(handed.paths) in (None, handed.before):
+        return None
     try:
-        written = handed.paths.record_json.stat().st_mtime
         record: dict[str, Any] = json.loads(handed.paths.record_json.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    # its own clock wrote the time in it, and the file system another one
-    started = handed.at - config.CLOCKS_S
-    return record if written >= started and record.get("ended_s", 0.0) >= started else None
+    return record
 
 
 def _is_abandoned(handed: Handed) -> bool:
