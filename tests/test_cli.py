@@ -207,6 +207,14 @@ def test_every_option_of_the_site_that_submit_has_is_spelled_once() -> None:
         (["submit", "--model", "toy", "--inputs", ".", "--workers", "0"], 2, "is not a positive number"),
         (["status", "nowhere"], 2, "is not the folder of a run"),
         (["results", "nowhere"], 2, "is not the folder of a run"),
+        (["logs", "nowhere"], 2, "is not the folder of a run"),
+        (["cancel", "nowhere"], 2, "is not the folder of a run"),
+        (["cancel"], 2, "Missing argument 'RUN...'"),
+        (["resume", "nowhere"], 2, "is not the folder of a run"),
+        (["retry", "nowhere"], 2, "mh-hpc retry RUN --failed"),
+        (["retry", "nowhere", "--failed"], 2, "is not the folder of a run"),
+        (["status", "nowhere", "--in", "."], 2, "exclude each other"),
+        (["status", "--in", "nowhere"], 2, "there is no such folder"),
         (["results", "nowhere", "--csv", "-", "--json"], 2, "exclude each other"),
         (["run", "toy"], 2, "Missing argument 'INPUTS...'"),
     ],
@@ -248,7 +256,7 @@ def test_a_model_that_cannot_start_shows_why(mh: Shell, cases: Write) -> None:
     done = mh(*begin(broken, cases(a="ok", b="ok")))
     assert done.returncode == 4
     assert "a_library_that_is_missing" in done.stderr
-    assert "mh-hpc submit --resume --outdir" in done.stderr
+    assert "mh-hpc resume " in done.stderr
 
 
 # -- submit -------------------------------------------------------------------------------------------------------
@@ -267,7 +275,7 @@ def test_failed_cases_are_named_and_can_be_tried_again(mh: Shell, toy: Path, cas
     first = mh(*begin(toy, cases(a="ok", b=f"needs {mended}", c="bad", d="ok")))
     assert first.returncode == 3
     assert "b: model: ValueError: no good: needs" in first.stdout
-    retry = re.search(r"mh-hpc (submit --resume .* --retry-failed)", first.stdout)
+    retry = re.search(r"mh-hpc (retry .* --failed)", first.stdout)
     assert retry
 
     mended.touch()
@@ -317,7 +325,7 @@ def test_fail_fast_then_resume_says_what_is_left(mh: Shell, toy: Path, cases: Wr
     first = mh(*begin(toy, folder, "--fail-fast", "--chunk-size", 1))
     assert first.returncode == 3
     assert "Stopped: more than 0 cases failed" in first.stderr
-    assert f"mh-hpc submit --resume --outdir {mh.cwd}/run" in first.stderr
+    assert f"mh-hpc resume {mh.cwd}/run" in first.stderr
     implicit = mh(*begin(toy, folder, "--dry-run"))
     assert "1 done, 1 failed, 2 to go" in implicit.stdout
     second = mh("submit", "--resume", "--outdir", "run")
@@ -434,7 +442,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_the_printed_command_goes_on(
     assert "in flight; Ctrl-C again to stop now" in errors
     assert "distributed" not in errors
     assert "Stopped: interrupted" in errors
-    command = re.search(r"mh-hpc (submit --resume .*)", errors)
+    command = re.search(r"mh-hpc (resume .*)", errors)
     assert command
     going_on = mh(*shlex.split(command[1]), "--json")
     assert re.search(r"^\d+ of 8 done, \d+ to go$", going_on.stderr, re.MULTILINE)
@@ -467,7 +475,7 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=5)
     assert driver.returncode == 130
-    assert "submit --resume --outdir" in errors
+    assert "mh-hpc resume " in errors
     wait_for(lambda: not alive(str(mh.cwd)), "the end of every process", 10)
 
 
@@ -478,7 +486,7 @@ def test_other_signals_end_at_once(
     driver = started(mh, toy, slow(cases, 4, 20.0) and cases(s00="ok"))
     driver.send_signal(number)
     _, errors = driver.communicate(timeout=5)
-    assert (driver.returncode, "submit --resume --outdir" in errors) == (code, True)
+    assert (driver.returncode, "mh-hpc resume " in errors) == (code, True)
     wait_for(lambda: not alive(str(mh.cwd)), "the end of every process", 10)
 
 
@@ -499,7 +507,7 @@ def test_a_living_run_is_seen_by_status_and_closed_to_a_second_driver(
     assert "running by pid" in first[1] and "not running" in watching.stdout.read()
     assert watching.wait(20) == 0
     after = mh("status", "run")
-    assert "not running" in after.stdout and "mh-hpc submit --resume" in after.stdout
+    assert "not running" in after.stdout and "mh-hpc resume" in after.stdout
 
 
 def on_terminal(mh: Shell, words: Sequence[object], **more: str) -> str:

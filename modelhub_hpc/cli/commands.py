@@ -26,6 +26,7 @@ from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
+from modelhub_hpc.cli.run_commands import RUN_COMMANDS
 from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
@@ -194,32 +195,6 @@ def run(
 
 
 @cli.command()
-@click.argument("run", type=_folder)
-@click.option("--watch", is_flag=True, help="Go on until nobody drives the run any more.")
-@_json
-def status(run: Path, watch: bool, as_json: bool) -> int:
-    """Show how the run in folder RUN stands; works while it runs."""
-    from modelhub_hpc.cli.status import status
-
-    return status(run, watch, _voice(as_json))
-
-
-@cli.command()
-@click.argument("run", type=_folder)
-@click.option("--csv", metavar="FILE|-", help="Write a CSV table; - is stdout.")
-@click.option("--failed", is_flag=True, help="Only failed cases.")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most N of them.")
-@_json
-def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json: bool) -> int:
-    """Show the results in folder RUN: a table, or with --json an array with one object per case."""
-    from modelhub_hpc.cli.results import results
-
-    if csv is not None and as_json:
-        raise click.UsageError("--csv and --json exclude each other.")
-    return results(run, csv, failed, limit, _voice(as_json))
-
-
-@cli.command()
 @click.argument("source")
 @click.option(
     "--name", metavar="NAME[:TAG]", help="What models call this image; default: what SOURCE calls it."
@@ -241,6 +216,8 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
     return convert_image(source, name, config.load(), terms, _voice(as_json))
 
 
+for each in RUN_COMMANDS:
+    cli.add_command(each)
 cli.add_command(images)
 cli.add_command(build)
 cli.add_command(doctor)

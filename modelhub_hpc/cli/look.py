@@ -152,7 +152,9 @@ def _life(paths: RunPaths, of: RunRequest, site: SiteConfig, progress: dict[str,
         holder = None  # it has none
     if holder is not None and (fresh if holder.alive is None else holder.alive):
         return _Life(RUNNING, driver=holder.record)
-    return _in_queue(of, site, queue.jobs_of(of.run_id)) if config.on_slurm(site) else _Life("")
+    if not config.on_slurm(site) or _is_concluded(paths):
+        return _Life("")
+    return _in_queue(of, site, queue.jobs_of(of.run_id))
 
 
 def _in_queue(of: RunRequest, site: SiteConfig, jobs: Sequence[Job]) -> _Life:
@@ -174,11 +176,15 @@ def _why_stopped(paths: RunPaths, begun: bool) -> str:
     """The reason that the last driver wrote down, if it came to that."""
     if not begun:
         return ""
-    # what a driver leaves when it begins; the file system's clock tells, since those of two nodes differ
-    signs = [*paths.private.glob("owner.??????"), *paths.jobs.glob("*.json")]
-    if max(map(_written, signs), default=0.0) <= _written(paths.record_json):
+    if _is_concluded(paths):
         return str(read_json(paths.record_json).get("stopped") or "")
-    return "its driver was ended before it could say why"
+    return "its driver ended without a word why"
+
+
+def _is_concluded(paths: RunPaths) -> bool:
+    """Whether the last driver has written its record: by the file system's clock, since those of two nodes differ."""
+    begun = [*paths.private.glob("owner.??????"), *paths.jobs.glob("*.json"), paths.order_json]
+    return max(map(_written, begun)) <= _written(paths.record_json)
 
 
 def _written(path: Path) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from modelhub_hpc import request, slurm
 from modelhub_hpc.cli import watching
+from modelhub_hpc.cli.logfiles import DRIVER
 from modelhub_hpc.cli.look import COMPLETE, NOT_RUNNING, WAITING, Look, look
 from modelhub_hpc.cli.output import Voice, aligned, duration, number, one_line
 from modelhub_hpc.cli.runs import NotedJob, Queue, find, site_now
@@ -105,7 +106,7 @@ def _workers(now: Look) -> str:
 
 def _jobs(jobs: Sequence[NotedJob]) -> str:
     """The numbers of a run's jobs; the latest of them, if they are many."""
-    kinds = dict.fromkeys(job.kind for job in jobs)
+    kinds = sorted({job.kind for job in jobs}, key=lambda kind: (kind != DRIVER, kind))
     return "; ".join(_of_kind(kind, [job.id for job in jobs if job.kind == kind]) for kind in kinds)
 
 

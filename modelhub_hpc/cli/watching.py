@@ -34,7 +34,7 @@ def show(now: T, form: Form[T], voice: Voice) -> None:
     if voice.json:
         voice.answer(form.facts(now))
     else:
-        _say(form.lines(now), voice)
+        _say(form.lines(now))
 
 
 def watch(see: Callable[[], T], goes_on: Callable[[T], bool], form: Form[T], voice: Voice) -> None:
@@ -59,25 +59,25 @@ Shower = Callable[[T, bool, bool], None]  # what is seen, whether it has changed
 def _shower(form: Form[T], voice: Voice) -> Iterator[Shower[T]]:
     if voice.json:
         yield lambda now, changed, _: click.echo(json.dumps(form.facts(now), allow_nan=False)) if changed else None
-    elif has_screen() and not voice.quiet:
+    elif has_screen():
         with _in_place(form) as shower:
             yield shower
     else:
-        yield _Plain(form, voice)
+        yield _Plain(form)
 
 
 class _Plain(Generic[T]):
     """All of it at first and at the end, and a line for each change between."""
 
-    def __init__(self, form: Form[T], voice: Voice) -> None:
-        self._form, self._voice = form, voice
+    def __init__(self, form: Form[T]) -> None:
+        self._form = form
         self._first = True
 
     def __call__(self, now: T, changed: bool, over: bool) -> None:
         if changed and (self._first or over):
-            _say(self._form.lines(now), self._voice)
+            _say(self._form.lines(now))
         elif changed:
-            _say([f"{time.strftime('%H:%M:%S')}  {self._form.line(now)}"], self._voice)
+            _say([f"{time.strftime('%H:%M:%S')}  {self._form.line(now)}"])
         self._first = False
 
 
@@ -102,6 +102,7 @@ def _in_place(form: Form[T]) -> Iterator[Shower[T]]:
         yield shower
 
 
-def _say(lines: Iterable[str], voice: Voice) -> None:
+def _say(lines: Iterable[str]) -> None:
+    """Write an answer, which even a quiet command gives."""
     for line in lines:
-        voice.say(line)
+        click.echo(line)

@@ -248,7 +248,7 @@ def test_too_many_failures_stop_the_run_and_it_can_go_on(tmp_path: Path, flags: 
     assert stopped.code == 3, stopped.text
     counts = site.record()["counts"]
     assert counts["failed"] == failed and counts["pending"] == 12 - 2 * failed
-    assert "mh-hpc submit --resume" in stopped.err and "failed" in site.record()["stopped"]
+    assert "mh-hpc resume" in stopped.err and "failed" in site.record()["stopped"]
     resumed = site.submit()
     assert resumed.code == 3, resumed.text
     assert f"{failed} failed, {12 - 2 * failed} to go" in resumed.text

@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_ends_at_once(runtime: str, executor: str, tmp_path: Pat
     os.killpg(driver.pid, signal.SIGINT)
     ended = finish(driver, 20)
     assert time.monotonic() - began < 2.0
-    assert ended.code == 130 and "mh-hpc submit --resume" in ended.err
+    assert ended.code == 130 and "mh-hpc resume" in ended.err
     assert site.leaves_nothing(), site.leftovers()
     assert [r.case_id for r in site.results()] == ["a"]
 
