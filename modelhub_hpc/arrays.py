@@ -238,7 +238,6 @@ def _begin(paths: RunPaths, wanted: RunRequest, new: Round) -> Advance:
     name = slurm.job_name(wanted.run_id, f"a{new.number}")
     script = resources.folder("slurm") / "predict-array.sbatch"
     options = [*slurm.worker_options(wanted.site), f"--job-name={name}"]
-    options += [f"--signal=B:USR2@{max(1, round(wanted.site.drain_s))}"]
     options += [f"--exclude={','.join(new.excluded)}"] if new.excluded else []
     environment = [*driver.variables(wanted.site), f"MH_JOB_ROUND={new.number}"]
     while True:

@@ -51,6 +51,17 @@ def addresses() -> dict[str, str]:
     return {name: address for name, address in found if address}
 
 
+def refuses(host: str, port: int, wait_s: float = 10.0) -> bool:
+    """Whether nothing listens there, as far as the other machine says so; one that is silent may only be slow."""
+    try:
+        socket.create_connection((host, port), timeout=wait_s).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _resolved(host: str) -> list[tuple[socket.AddressFamily, str]]:
     """The addresses of a host, IPv4 first: SLURM uses nothing else unless told so."""
     try:

@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,20 @@ from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, UsageE
 log = logging.getLogger(__name__)
 
 PREFIX = "mh-"
-# longer than SLURM's programs look for slurmctld, and shorter than the two minutes that sbatch waits for room
-_TIMEOUT_S = 30.0
+_DRIVER_WARNING_S = 60.0
+_TIMEOUT_S = 90.0  # longer than SLURM's programs look for slurmctld by themselves
+_LISTEN_S = 1.0
+_NO_ANSWER = "no answer in time: connection timed out"
 _UNREACHABLE = re.compile(
     "socket timed out|unable to contact slurm controller|connection (refused|timed out)|zero bytes were transmitted"
-    "|communication connection failure|message (send|receive)|controller in standby|temporarily unable to accept"
+    "|communication connection failure|message (send|receive)|controller in standby"
     "|unexpected message|transport endpoint|authentication",
     re.IGNORECASE,
 )
 _PASSING = re.compile("inactive|drain|down|unavailable|not available \\(|busy", re.IGNORECASE)
 # but not "Requested time limit is invalid", which no waiting mends
 _LIMIT = re.compile(
-    "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit|job count",
+    "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit",
     re.IGNORECASE,
 )
 _OVER_MEMORY = re.compile("oom.kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
@@ -127,8 +130,14 @@ def worker_options(site: SiteConfig) -> list[str]:
         *_some("gres", site.gres),
         *_some("gpus-per-node", site.gpus_per_node),
         *_some("constraint", site.constraint),
+        f"--signal=B:USR2@{drain_s(site)}",
         *site.sbatch_args,
     ]
+
+
+def drain_s(site: SiteConfig) -> int:
+    """Seconds before its walltime at which a worker takes no more chunks."""
+    return _warning_s(site.time, site.drain_s)
 
 
 def driver_options(site: SiteConfig) -> list[str]:
@@ -138,8 +147,15 @@ def driver_options(site: SiteConfig) -> list[str]:
         *_some("time", _walltime(site, site.controller_time or site.time, "--time")),
         *_some("mem", f"{site.controller_mem_mb}M"),
         "--cpus-per-task=1",
+        f"--signal=B:USR2@{_warning_s(site.controller_time or site.time, _DRIVER_WARNING_S)}",
         *site.controller_sbatch_args,
     ]
+
+
+def _warning_s(walltime: str | None, wanted_s: float) -> int:
+    """How long before its walltime a job is told: never so long that a short one has no time to work."""
+    whole_s = config.seconds_of(walltime) if walltime else float("inf")
+    return max(1, int(min(wanted_s, whole_s / 4)))
 
 
 def _whose(site: SiteConfig, partition: str | None) -> list[str]:
@@ -349,29 +365,39 @@ def _run(command: Sequence[str], text: str = "", variables: dict[str, str] | Non
         raise UnfitError(
             f"{command[0]} is not on PATH: is this a node of a SLURM cluster?\nElsewhere, use --executor local."
         )
-    try:
-        done = subprocess.run(
-            [program, *command[1:]],
-            input=text.encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            # SQUEUE_FORMAT, SBATCH_EXPORT and the like would change what is asked and answered
-            env={**config.job_environment(), **(variables or {})},
-            timeout=_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired as late:
-        said = (late.stderr or b"").decode(errors="replace").strip()
-        if _LIMIT.search(said):
-            raise _refusal(command, said) from None
-        raise Unreachable(f"{command[0]} did not answer within {_TIMEOUT_S:.0f} s. {said}".strip()) from None
-    if done.returncode == 0:
-        return done.stdout.decode("utf-8", "surrogateescape")
-    raise _refusal(command, done.stderr.decode(errors="replace").strip())
+    process = subprocess.Popen(
+        [program, *command[1:]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # SQUEUE_FORMAT, SBATCH_EXPORT and the like would change what is asked and answered
+        env={**config.job_environment(), **(variables or {})},
+    )
+    with process:
+        answer, words = _await(process, text.encode("utf-8", "surrogateescape"))
+    if process.returncode == 0:
+        return answer.decode("utf-8", "surrogateescape")
+    raise _refusal(command, words.decode(errors="replace").strip())
+
+
+def _await(process: subprocess.Popen[bytes], text: bytes) -> tuple[bytes, bytes]:
+    """What a program of SLURM answers and says; it is not waited for where it waits for room in the queue itself."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            return process.communicate(text, timeout=_LISTEN_S)
+        except subprocess.TimeoutExpired as late:
+            said = (late.stderr or b"").decode(errors="replace")
+            if _LIMIT.search(said) or time.monotonic() > deadline:
+                process.kill()
+                process.communicate()
+                return b"", f"{said}\n{_NO_ANSWER}".encode()
 
 
 def _refusal(command: Sequence[str], words: str) -> ModelHubError:
     said = "\n".join(line.split("error: ", 1)[-1] for line in words.splitlines()) or "(no words)"
-    if _UNREACHABLE.search(words):
-        return Unreachable(f"SLURM does not answer: {said}")
     if _LIMIT.search(words):
         return LimitReached(f"SLURM takes no more jobs now: {said}")
+    if _UNREACHABLE.search(words):
+        return Unreachable(f"SLURM does not answer: {said}")
     return UnfitError(f"SLURM refuses `{shlex.join(command)}`:\n{said}")

@@ -88,7 +88,7 @@ def work(folder: Path) -> int:
     own, slot = share_job(name, config.workers_per_job(current.site))
     if own is None:
         return slot  # the exit code of those that work
-    HERE.name, HERE.slot, HERE.drain_s = own, slot, current.site.drain_s
+    HERE.name, HERE.slot, HERE.drain_s = own, slot, slurm.drain_s(current.site)
     walltime_s = config.seconds_of(current.site.time) if current.site.time else float("inf")
     HERE.ends = config.job_end() or began + walltime_s
     signal.signal(signal.SIGUSR2, lambda *_: HERE.leave())

@@ -12,7 +12,7 @@ from typing import Any
 from modelhub_hpc import arrays, driver, executors, owner, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.output import Voice, one_line
-from modelhub_hpc.errors import EXIT_DONE, EXIT_TRY_AGAIN, TryAgainError
+from modelhub_hpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TRY_AGAIN, TryAgainError
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import Order, RunRequest
 from modelhub_hpc.run import Progress
@@ -115,6 +115,8 @@ def follow(handed: Handed, voice: Voice) -> int:
                 if progress.get("updated", 0.0) >= handed.at:
                     observe(_progress(progress))
                 record = _ended(handed)
+                if record is not None and _goes_on(handed, record):
+                    record = None
                 if record is None and time.monotonic() - looked > _QUEUE_S:
                     looked = time.monotonic()
                     if _is_abandoned(handed):
@@ -142,6 +144,16 @@ def _ended(handed: Handed) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return record
+
+
+def _goes_on(handed: Handed, record: dict[str, Any]) -> bool:
+    """Whether a driver that was interrupted is in the queue again."""
+    if record.get("exit_code") != EXIT_INTERRUPTED:
+        return False
+    try:
+        return driver_job(handed.run) is not None
+    except slurm.Unreachable:
+        return True
 
 
 def _is_abandoned(handed: Handed) -> bool:

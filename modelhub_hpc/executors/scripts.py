@@ -34,7 +34,7 @@ def job_settings(run: RunRequest) -> dict[str, Any]:
     site = run.site
     workers = config.workers_per_job(site)
     walltime_s = config.seconds_of(site.time) if site.time else float("inf")
-    ours = ["--processes", workers, "--drain", site.drain_s, "--walltime", walltime_s]
+    ours = ["--processes", workers, "--drain", slurm.drain_s(site), "--walltime", walltime_s]
     ours += ["--interface", site.interface] if site.interface else []
     options = [
         *slurm.worker_options(site),
@@ -42,7 +42,6 @@ def job_settings(run: RunRequest) -> dict[str, Any]:
         "--open-mode=append",
         # SLURM would start the same job again beside the one that takes its place
         "--no-requeue",
-        f"--signal=B:USR2@{max(1, round(site.drain_s))}",
     ]
     return {
         "cores": 1,

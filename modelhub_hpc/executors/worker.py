@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import logging
 import signal
 import time
@@ -68,7 +67,12 @@ async def _work(given: argparse.Namespace, interface: str | None) -> None:
     import dask
     from distributed import Worker
 
-    address = network.address_of(interface) if interface else network.address_towards(_host(given.driver))
+    host, port = _place(given.driver)
+    address = network.address_of(interface) if interface else network.address_towards(host)
+    if network.refuses(host, port):
+        # it listens before it submits jobs, so this one waited longer than its driver lived
+        log.info("%s ends: its driver at %s is gone", HERE.name, given.driver)
+        return
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set(DASK):
         worker = Worker(
@@ -93,7 +97,11 @@ async def _serve(worker: Any) -> None:
     loop.add_signal_handler(signal.SIGTERM, HERE.end)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # of a terminal that runs the driver
     async with worker:
-        HERE.on_leave = functools.partial(loop.call_soon_threadsafe, _take_no_more, worker)
+
+        def pause() -> None:
+            loop.call_soon_threadsafe(_take_no_more, worker)
+
+        HERE.on_leave = pause
         log.info("%s on %s serves %s", HERE.name, config.node(), worker.scheduler.address)
         gone = asyncio.ensure_future(worker.finished())
         while not gone.done():
@@ -116,10 +124,11 @@ def _take_no_more(worker: Any) -> None:
         worker.status = Status.paused  # which the scheduler hears at once
 
 
-def _host(address: str) -> str:
-    from distributed.comm.addressing import get_address_host
+def _place(address: str) -> tuple[str, int]:
+    from distributed.comm.addressing import get_address_host_port
 
-    return str(get_address_host(address))
+    host, port = get_address_host_port(address)
+    return str(host), int(port)
 
 
 if __name__ == "__main__":

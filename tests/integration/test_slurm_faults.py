@@ -71,7 +71,8 @@ def test_a_node_goes_down_and_comes_back(run: SlurmRun, cluster: Cluster, tmp_pa
 
 
 def test_workers_preempted(run: SlurmRun, cluster: Cluster, tmp_path: Path) -> None:
-    begun(run, "--sbatch-arg", "--exclude=node1")  # where the driver is
+    run.numbers(CASES, 1.0)
+    begun(run, "--workers", "4", "--sbatch-arg", "--exclude=node1")  # where the driver is
     urgent = ["--partition=hi", "--nodelist=node2,node3", "--nodes=2", "--gres=gpu:2", "--time=1", "--output=/dev/null"]
     number = cluster.run("sbatch", "--parsable", *urgent, "--wrap=sleep 3").strip()
     run.until(lambda: job(cluster, number).get("JobState") == "COMPLETED", "the urgent job ran", 60)
@@ -89,6 +90,7 @@ def test_the_driver_requeued(run: SlurmRun, cluster: Cluster, tmp_path: Path) ->
 
 
 def test_the_driver_preempted(run: SlurmRun, cluster: Cluster, tmp_path: Path) -> None:
+    run.numbers(CASES, 1.5)
     number = begun(run).jobs("driver")[0]
     where = job(cluster, number)["NodeList"]
     urgent = ["--partition=hi", f"--nodelist={where}", "--exclusive", "--time=1", "--output=/dev/null"]
@@ -111,6 +113,7 @@ def test_the_driver_killed_then_resumed(run: SlurmRun, tmp_path: Path) -> None:
 
 def test_walltimes_shorter_than_the_run(run: SlurmRun, cluster: Cluster, tmp_path: Path) -> None:
     run.numbers(CASES, 3.0)  # 60 s for six workers, and jobs of a minute
+    run.variables |= {"MH_HPC_CONTROLLER_TIME": "10"}
     begun(run, "-t", "1")
     first = set(run.jobs("w"))
     run.ends(within_s=240)
@@ -145,6 +148,8 @@ def test_a_node_whose_apptainer_is_broken(
     broken = Path(cluster.folder) / "environment.node2"
     request.addfinalizer(lambda: broken.unlink(missing_ok=True))
     broken.write_text(f"export PATH={fake.parent}:/usr/local/bin:/usr/bin:/bin\n")
+    # workers get the PATH of their driver
+    run.variables |= {"MH_HPC_CONTROLLER_SBATCH_ARGS": "--nodelist=node1"}
     begun(run, "--image", "modelhub-hpc/onnxruntime:1")
     record = run.ends()
     run.right(CASES)
