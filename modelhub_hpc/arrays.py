@@ -241,16 +241,24 @@ def _begin(paths: RunPaths, wanted: RunRequest, new: Round) -> Advance:
     options += [f"--exclude={','.join(new.excluded)}"] if new.excluded else []
     environment = [*driver.variables(wanted.site), f"MH_JOB_ROUND={new.number}"]
     while True:
-        array = [*options, f"--array=0-{size - 1}%{min(slots, size)}"]
         try:
+            array = [*options, f"--array=0-{size - 1}%{min(slots, size)}"]
             job_id = slurm.submit(array, script, paths.root, environment)
-            break
+            driver.note_job(paths, job_id, "array", name)
+            return Advance(job_id, _follower(paths, wanted, job_id), size)
         except slurm.LimitReached:
             if size == 1:
                 raise
             size = math.ceil(size / 2)  # fewer jobs, with more chunks each
-    driver.note_job(paths, job_id, "array", name)
-    return Advance(job_id, driver.start(paths, wanted, after=job_id).job_id, size)
+
+
+def _follower(paths: RunPaths, wanted: RunRequest, array_job: str) -> str | None:
+    """Submit the job that comes after an array; without room for it there is none for the array either."""
+    try:
+        return driver.start(paths, wanted, after=array_job).job_id
+    except slurm.LimitReached:
+        slurm.cancel([array_job])
+        raise
 
 
 def _hopeless(paths: RunPaths) -> bool:

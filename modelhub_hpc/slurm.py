@@ -388,10 +388,11 @@ def _await(process: subprocess.Popen[bytes], text: bytes) -> tuple[bytes, bytes]
             return process.communicate(text, timeout=_LISTEN_S)
         except subprocess.TimeoutExpired as late:
             said = (late.stderr or b"").decode(errors="replace")
-            if _LIMIT.search(said) or time.monotonic() > deadline:
+            full, late_enough = _LIMIT.search(said), time.monotonic() > deadline
+            if full or late_enough:
                 process.kill()
                 process.communicate()
-                return b"", f"{said}\n{_NO_ANSWER}".encode()
+                return b"", said.encode() if full else f"{said}\n{_NO_ANSWER}".encode()
 
 
 def _refusal(command: Sequence[str], words: str) -> ModelHubError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import time
 from pathlib import Path
@@ -206,12 +205,21 @@ def test_arrays_survive_too(cluster: Cluster, tmp_path: Path, victim: str) -> No
     as_if_nothing_had_happened(run, tmp_path)
 
 
-def test_limits_of_the_cluster_make_fewer_jobs_not_fewer_cases(start_cluster: StartCluster, tmp_path: Path) -> None:
-    small = start_cluster(nodes=1, settings={"MaxArraySize": "5", "MaxJobCount": "6"})
-    for executor, number in zip(("slurm", "slurm-array"), itertools.count()):
-        run = SlurmRun(small, tmp_path / str(number), executor)
-        run.numbers(60, 0.05)
-        ended = run.submit("--workers", "20", "--chunk-size", "2")
-        assert ended.code == 0, ended.text
-        run.ends()
-        run.right(60)
+@pytest.mark.parametrize(
+    ("executor", "setting"),
+    [
+        ("slurm", {"MaxJobCount": "6"}),
+        ("slurm-array", {"MaxArraySize": "5"}),
+        ("slurm-array", {"MaxArraySize": "50", "MaxJobCount": "20"}),
+    ],
+)
+def test_limits_of_the_cluster_make_fewer_jobs_not_fewer_cases(
+    start_cluster: StartCluster, tmp_path: Path, executor: str, setting: dict[str, str]
+) -> None:
+    small = start_cluster(nodes=1, settings=setting)
+    run = SlurmRun(small, tmp_path, executor)
+    run.numbers(60, 0.05)
+    ended = run.submit("--workers", "20", "--chunk-size", "2")
+    assert ended.code == 0, ended.text
+    run.ends()
+    run.right(60)
