@@ -16,7 +16,7 @@ from modelhub_hpc import network, slurm
 from modelhub_hpc.driver import last_words, note_job
 from modelhub_hpc.errors import MachineError, ModelHubError
 from modelhub_hpc.executors.pool import Pool
-from modelhub_hpc.executors.scripts import TLS, job_settings, security, worker_script
+from modelhub_hpc.executors.scripts import TLS, job_settings, jobqueue, security, worker_script
 from modelhub_hpc.executors.settings import DASK
 from modelhub_hpc.executors.supervisor import Hands, Supervisor
 from modelhub_hpc.executors.worker import leave
@@ -95,7 +95,6 @@ def slurm_pool(run: RunRequest, paths: RunPaths, folder: Path) -> Iterator[Pool]
     Raises UsageError or UnfitError where SLURM cannot be asked for such workers.
     """
     import dask
-    from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client
 
     settings = job_settings(run)  # which may be refused, before anything is started
@@ -107,7 +106,7 @@ def slurm_pool(run: RunRequest, paths: RunPaths, folder: Path) -> Iterator[Pool]
     options = {"host": host, "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     with dask.config.set({**DASK, "temporary-directory": str(folder)}), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(
-            SLURMCluster(
+            jobqueue().SLURMCluster(
                 security=security(), scheduler_options=options, silence_logs=logging.CRITICAL, **settings
             )
         )

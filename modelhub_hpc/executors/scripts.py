@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,18 @@ def job_settings(run: RunRequest) -> dict[str, Any]:
 
 def worker_script(run: RunRequest, address: str, name: str) -> str:
     """The script of the worker job of that name, which finds its driver at `address`."""
-    from dask_jobqueue.slurm import SLURMJob
-
-    job: Any = SLURMJob(address, name=name, security=security(), **job_settings(run))  # type: ignore[no-untyped-call]
+    job = jobqueue().SLURMJob(address, name=name, security=security(), **job_settings(run))
     return str(job.job_script())
+
+
+@functools.cache
+def jobqueue() -> Any:
+    """dask_jobqueue.slurm; importing it has Ctrl-C end the process without a word, unless that is undone.
+
+    The first call is the main thread's.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    from dask_jobqueue import slurm as found
+
+    signal.signal(signal.SIGINT, before)
+    return found
