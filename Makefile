@@ -37,7 +37,7 @@ test: $(VENV)/.tests $(TEST_TOOLS)
 	if command -v apptainer > /dev/null; then $(MAKE) image; \
 	  $(MAKE) $(LEGACY) || echo "Without an image of 2018: its tests are skipped."; \
 	else echo "Without Apptainer: its tests are skipped."; fi
-	$(BIN)/python -m pytest $(TESTS)
+	tests/run.sh $(BIN)/python $(TESTS)
 
 engine-images: $(VENV)/.tests $(LEGACY)
 	set -e; images=; for archive in $(BUILD)/legacy-*.tar $${MH_TEST_LEGACY:+"$$MH_TEST_LEGACY"/legacy-*.tar}; do \

@@ -30,6 +30,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask for a cluster are tests of SLURM, which run beside the others."""
+    for item in items:
+        if {"cluster", "start_cluster"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
+
+
 @pytest.fixture(scope="session")
 def image() -> images.Image:
     """The real image; absent Apptainer skips, unless this machine is meant to have it."""
