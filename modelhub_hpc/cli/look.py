@@ -16,7 +16,7 @@ from typing import Any
 from modelhub_hpc import config, owner, run
 from modelhub_hpc.cli.runs import NotedJob, Queue, drives, noted_jobs, site_now, tasks_of
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError
+from modelhub_hpc.errors import EXIT_INTERRUPTED, ModelHubError, TryAgainError, UnfitError
 from modelhub_hpc.owner import OwnerRecord
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
@@ -24,6 +24,7 @@ from modelhub_hpc.request import RunRequest
 from modelhub_hpc.slurm import Job
 
 WAITING, RUNNING, COMPLETE, NOT_RUNNING = "waiting", "running", "complete", "not running"
+UNKNOWN = "unknown"  # SLURM would have to say it, and does not
 FRESH_S = 30.0  # progress.json of a living driver is never older
 
 _FAILURES = 3
@@ -67,7 +68,8 @@ class Look:
     """A run as it stands now.
 
     why: SLURM's reason of a run that waits, the driver's of one that has stopped; waits_for: the jobs that wait;
-    driver: who runs it, as far as this user may know; silence: what SLURM answered when it was needed.
+    driver: who runs it, as far as this user may know; silence: what SLURM answered instead of its queue;
+    is_driven: somebody does, or SLURM may yet say so.
     """
 
     paths: RunPaths
@@ -82,15 +84,12 @@ class Look:
     jobs: tuple[NotedJob, ...]
     failures: tuple[CaseResult, ...]
     silence: str
-
-    @property
-    def is_driven(self) -> bool:
-        return self.state in (WAITING, RUNNING)
+    is_driven: bool
 
 
 @dataclass(frozen=True)
 class _Life:
-    """Whether and how a run is driven."""
+    """Whether and how a run is driven. state: "" if nothing does."""
 
     state: str
     why: str = ""
@@ -105,9 +104,11 @@ def look(paths: RunPaths, of: RunRequest, queue: Queue, failures: bool = True) -
     jobs = noted_jobs(paths)
     life = _life(paths, of, site, progress, queue)
     counts = _counts(paths, of, site, progress, life.state == RUNNING)
-    if not life.state:
-        over = counts.to_go == 0
-        life = _Life(COMPLETE) if over else _Life(NOT_RUNNING, _why_stopped(paths, bool(progress or jobs)))
+    goes_on = _goes_on(life, queue)
+    if life.state in ("", UNKNOWN) and not counts.to_go:
+        life = _Life(COMPLETE)
+    elif not life.state:
+        life = _Life(NOT_RUNNING, _why_stopped(paths, bool(progress or jobs)))
     return Look(
         paths,
         of,
@@ -121,12 +122,17 @@ def look(paths: RunPaths, of: RunRequest, queue: Queue, failures: bool = True) -
         tuple(jobs),
         tuple(_failures(paths, of, counts)) if failures else (),
         queue.silence if config.on_slurm(site) else "",
+        goes_on and life.state != COMPLETE,
     )
 
 
 def is_driven(paths: RunPaths, of: RunRequest, queue: Queue) -> bool:
     """The same as Look.is_driven, for little."""
-    return bool(_life(paths, of, site_now(paths, of), read_json(paths.progress_json), queue).state)
+    return _goes_on(_life(paths, of, site_now(paths, of), read_json(paths.progress_json), queue), queue)
+
+
+def _goes_on(life: _Life, queue: Queue) -> bool:
+    return life.state in (WAITING, RUNNING) or (life.state == UNKNOWN and queue.passes)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _life(paths: RunPaths, of: RunRequest, site: SiteConfig, progress: dict[str, Any], queue: Queue) -> _Life:
-    """What drives the run; a state of "" if nothing does. SLURM is asked only where the files do not say it."""
+    """What drives the run. SLURM is asked only where the files do not say it."""
     fresh = progress.get("updated", 0.0) > time.time() - FRESH_S
     try:
         holder = owner.holder(paths.private)
@@ -152,9 +158,10 @@ def _life(paths: RunPaths, of: RunRequest, site: SiteConfig, progress: dict[str,
         holder = None  # it has none
     if holder is not None and (fresh if holder.alive is None else holder.alive):
         return _Life(RUNNING, driver=holder.record)
-    if not config.on_slurm(site) or _is_concluded(paths):
+    if not config.on_slurm(site) or _has_ended_for_good(paths):
         return _Life("")
-    return _in_queue(of, site, queue.jobs_of(of.run_id))
+    jobs = queue.jobs_of(of.run_id)
+    return _Life(UNKNOWN) if queue.silence else _in_queue(of, site, jobs)
 
 
 def _in_queue(of: RunRequest, site: SiteConfig, jobs: Sequence[Job]) -> _Life:
@@ -185,6 +192,11 @@ def _is_concluded(paths: RunPaths) -> bool:
     """Whether the last driver has written its record: by the file system's clock, since those of two nodes differ."""
     begun = [*paths.private.glob("owner.??????"), *paths.jobs.glob("*.json"), paths.order_json]
     return max(map(_written, begun)) <= _written(paths.record_json)
+
+
+def _has_ended_for_good(paths: RunPaths) -> bool:
+    """Whether SLURM need not be asked; it may start a driver anew that was interrupted."""
+    return _is_concluded(paths) and read_json(paths.record_json).get("exit_code") != EXIT_INTERRUPTED
 
 
 def _written(path: Path) -> float:

@@ -65,14 +65,14 @@ def _see(folder: Path, queue: Queue) -> _Overview:
 
 def _lines(now: _Overview) -> Iterator[str]:
     if not (now.runs or now.unread):
-        yield f"No runs in {one_line(now.folder.absolute())}, and none in SLURM's queue."
+        yield f"No runs in {one_line(now.folder.absolute())}."
         yield "To begin one:  mh-hpc submit --model MODEL --inputs FOLDER"
     if now.runs:
         yield from aligned([_HEADS, *map(_row, now.runs)])
     for folder, why in now.unread:
         yield f"{one_line(folder)} cannot be read: {one_line(why)}"
     if now.silence:
-        yield f"SLURM does not say which runs wait or are elsewhere: {one_line(now.silence)}"
+        yield f"Runs elsewhere, and those that wait, are not known: {one_line(now.silence)}"
 
 
 def _row(now: Look) -> Sequence[str]:

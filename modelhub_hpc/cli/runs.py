@@ -154,12 +154,13 @@ def tasks_of(job_id: str) -> int:
 class Queue:
     """What SLURM says of this user's jobs: asked when somebody wants to know, and not again for `every_s`.
 
-    prefix: of the names of jobs that matter. silence: what SLURM answered instead of its queue.
+    prefix: of the names of jobs that matter. silence: what SLURM answered instead of its queue; passes: it may yet.
     """
 
     prefix: str = slurm.PREFIX
     every_s: float = 0.0
     silence: str = ""
+    passes: bool = False
     _jobs: list[Job] | None = None
     _asked: float = field(default_factory=time.monotonic)
 
@@ -176,6 +177,7 @@ class Queue:
                 self._jobs = [job for job in slurm.queue(self.prefix) if not job.ended]
             except ModelHubError as error:
                 self._jobs, self.silence = [], str(error)
+                self.passes = isinstance(error, slurm.Unreachable)
         return self._jobs
 
     def jobs_of(self, run_id: str) -> list[Job]:

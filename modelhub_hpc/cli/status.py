@@ -10,7 +10,7 @@ from typing import Any
 from modelhub_hpc import request, slurm
 from modelhub_hpc.cli import watching
 from modelhub_hpc.cli.logfiles import DRIVER
-from modelhub_hpc.cli.look import COMPLETE, NOT_RUNNING, WAITING, Look, look
+from modelhub_hpc.cli.look import COMPLETE, NOT_RUNNING, UNKNOWN, WAITING, Look, look
 from modelhub_hpc.cli.output import Voice, aligned, duration, number, one_line
 from modelhub_hpc.cli.runs import NotedJob, Queue, find, site_now
 from modelhub_hpc.cli.submit import failure_facts, resume_command, retry_command
@@ -69,7 +69,6 @@ def _lines(now: Look) -> Iterator[str]:
         ("waiting", one_line(now.workers.waiting, _WORDS)),
         *(("excluded", f"{node}: {one_line(why, _WORDS)}") for node, why in now.workers.excluded.items()),
         ("jobs", _jobs(now.jobs)),
-        ("SLURM", one_line(now.silence, _WORDS)),
         *(("failure", _failure(result)) for result in now.failures),
         *_next(now),
     ]
@@ -80,6 +79,8 @@ def _state(now: Look) -> str:
     if now.state == WAITING:
         jobs = f"job {', '.join(now.waits_for)}"
         return f"waiting: {jobs} {_reason(now.why)}"
+    if now.state == UNKNOWN:
+        return f"unknown: {one_line(now.silence, _WORDS)}"
     if now.state == NOT_RUNNING and now.why:
         return f"not running: {one_line(now.why, _WORDS)}"
     return now.state + (f" by {now.driver.describe()}" if now.driver else "")
@@ -100,7 +101,7 @@ def _workers(now: Look) -> str:
     if not (found.count or found.jobs):
         return ""
     on = f" on {', '.join(found.nodes)}" if found.nodes else ""
-    jobs = ", ".join(f"{count:,} {state.lower()}" for state, count in found.jobs.items())
+    jobs = ", ".join(f"{count:,} {state.lower()}" for state, count in sorted(found.jobs.items(), reverse=True))
     return f"{found.count:,} ready{on}" + (f" (jobs: {jobs})" if jobs else "")
 
 
@@ -129,16 +130,16 @@ def _failure(result: CaseResult) -> str:
 def _next(now: Look) -> Iterator[tuple[str, str]]:
     """What a user may want to do now."""
     folder = shlex.quote(str(now.paths.root))
-    if now.state == NOT_RUNNING:
-        yield "go on", resume_command(now.paths)
+    if now.state in (NOT_RUNNING, UNKNOWN):
+        yield "resume", resume_command(now.paths)
     if now.is_driven:
-        yield "follow", f"mh-hpc logs {folder} -f"
-        yield "end it", f"mh-hpc cancel {folder}"
+        yield "logs", f"mh-hpc logs {folder} -f"
+        yield "cancel", f"mh-hpc cancel {folder}"
     if now.state == COMPLETE:
         yield "results", f"mh-hpc results {folder}"
     if now.counts.failed and not now.is_driven:
         yield "failures", f"mh-hpc results {folder} --failed"
-        yield "again", retry_command(now.paths)
+        yield "retry", retry_command(now.paths)
 
 
 def _line(now: Look) -> str:
