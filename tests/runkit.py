@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grounds import REPO
+from grounds import OBEDIENT, REPO
 
 sys.path.insert(0, str(REPO / "tests" / "integration"))  # where those lie that do worse things to runs
 
@@ -26,12 +27,20 @@ __all__ = [
     "SlurmRun",
     "eventually",
     "local_run",
+    "patient",
     "rows",
     "shut",
     "table",
     "undisturbed",
 ]
 LIMIT_S = 60.0
+PATIENCE = """
+    def until(self, marker, number):
+        # a case that takes as long as a test wants
+        while not os.path.exists(marker):
+            time.sleep(0.05)
+        return self.ok(number)
+"""
 
 
 class Here:
@@ -64,6 +73,18 @@ def local_run(folder: Path, executor: str = "inline", **orders: str) -> Site:
     for name, text in orders.items():
         made.order(name, text)
     return made
+
+
+def patient(site: Site, folder: Path, count: int, ready: int) -> Path:
+    """So many cases, of which the first are done at once, and the others once the marker is there that is returned."""
+    site.model = folder / "patient"
+    shutil.copytree(OBEDIENT, site.model)
+    with open(site.model / "contrib_src/inference.py", "a") as stream:
+        stream.write(PATIENCE)
+    marker = folder / "marker"
+    for number in range(count):
+        site.order(f"n{number:05d}", f"OK {number}" if number < ready else f"UNTIL {marker} {number}")
+    return marker
 
 
 def rows(text: str) -> dict[str, str]:

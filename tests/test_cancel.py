@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from grounds import processes
-from runkit import Cluster, Here, Site, SlurmRun, eventually, local_run, rows, shut, table, undisturbed
+from runkit import Cluster, Here, SlurmRun, eventually, local_run, patient, rows, shut, table, undisturbed
 
 from modelhub_hpc import owner
 from modelhub_hpc.record import RunPaths, publish_json, replace_json
@@ -25,10 +25,6 @@ def mh(tmp_path: Path) -> Here:
     return Here(tmp_path)
 
 
-def sleepers(folder: Path, count: int, seconds: float, executor: str = "inline") -> Site:
-    return local_run(folder, executor, **{f"n{number:05d}": f"SLEEP {seconds} {number}" for number in range(count)})
-
-
 def on(cluster: Cluster, folder: Path) -> Here:
     return Here(folder, cluster.environment())
 
@@ -36,14 +32,22 @@ def on(cluster: Cluster, folder: Path) -> Here:
 # ---- on this machine
 
 
-def test_a_run_here_finishes_what_it_has_begun_and_goes_on_later(mh: Here, tmp_path: Path) -> None:
-    site = sleepers(tmp_path, 12, 0.4, "local")
-    with site.started("--workers", "2", "--chunk-size", "2", shards=2) as driver:
-        (told,) = mh.json("cancel", "run")
-        out, errors = driver.communicate()
-    assert driver.returncode == 130, errors
-    assert (told["told"]["pid"], told["left"], told["ended"]) == (driver.pid, [], [])
-    assert 4 <= told["done"] < 12 and told["to_go"] == 12 - told["done"]
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_a_run_here_finishes_what_it_has_begun_and_goes_on_later(mh: Here, tmp_path: Path, executor: str) -> None:
+    site = local_run(tmp_path, executor)
+    marker = patient(site, tmp_path, 9, ready=3)
+    with site.started("--workers", "2", "--chunk-size", "1", shards=3) as driver:
+        with mh.start("cancel", "run", "--json") as cancelling:
+            assert driver.stderr is not None
+            while "in flight; Ctrl-C again to stop now" not in driver.stderr.readline():
+                pass
+            marker.touch()
+            out, _ = cancelling.communicate()
+            driver.communicate()
+    (told,) = json.loads(out)
+    assert (driver.returncode, cancelling.returncode, told["told"]["pid"]) == (130, 0, driver.pid)
+    begun = 1 if executor == "inline" else 2
+    assert (told["done"], told["to_go"], told["left"], told["ended"]) == (3 + begun, 6 - begun, [], [])
     assert site.leaves_nothing()
     assert rows(mh("status", "run").out)["state"] == "not running: interrupted"
     assert mh(*shlex.split(told["resume"])[1:]).code == 0
@@ -51,10 +55,12 @@ def test_a_run_here_finishes_what_it_has_begun_and_goes_on_later(mh: Here, tmp_p
 
 
 def test_told_a_second_time_it_ends_at_once(mh: Here, tmp_path: Path) -> None:
-    site = sleepers(tmp_path, 2, 0.1)
-    site.order("n00001", "SLEEP 100 1")
+    site = local_run(tmp_path)
+    patient(site, tmp_path, 2, ready=1)
     with site.started("--chunk-size", "1") as driver, mh.start("cancel", "run") as first:
-        time.sleep(2.0)
+        assert driver.stderr is not None
+        while "in flight; Ctrl-C again to stop now" not in driver.stderr.readline():
+            pass
         second = mh("cancel", "run")
         driver.communicate()
         first.communicate()
@@ -63,13 +69,14 @@ def test_told_a_second_time_it_ends_at_once(mh: Here, tmp_path: Path) -> None:
 
 
 def test_a_background_job_that_does_not_hear_ctrl_c_is_ended_all_the_same(mh: Here, tmp_path: Path) -> None:
-    site = sleepers(tmp_path, 9, 0.5)
+    site = local_run(tmp_path)
+    patient(site, tmp_path, 2, ready=1)
     command = shlex.join(site.argv("--chunk-size", "1"))
     script = subprocess.Popen(
         ["/bin/sh", "-c", f"{command} > /dev/null & echo $!; wait $!; echo $?"],
         env=mh.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    assert eventually(lambda: site.shards() > 0, 30)
+    assert eventually(lambda: site.shards() > 0, 60)
     (told,) = mh.json("cancel", "run")
     said = script.communicate()[0].split()
     assert said == [str(told["told"]["pid"]), "143"]
@@ -77,7 +84,7 @@ def test_a_background_job_that_does_not_hear_ctrl_c_is_ended_all_the_same(mh: He
 
 
 def test_a_driver_that_no_signal_reaches(mh: Here, tmp_path: Path) -> None:
-    site = sleepers(tmp_path, 3, 0.0)
+    site = local_run(tmp_path, a="OK 1", b="OK 2", c="OK 3")
     assert site.submit().code == 0
     paths = RunPaths(site.outdir)
     driver = owner.acquire(paths.private, "a test")
@@ -96,7 +103,7 @@ def test_a_driver_that_no_signal_reaches(mh: Here, tmp_path: Path) -> None:
 
 
 def test_nothing_to_cancel_changes_nothing(mh: Here, tmp_path: Path) -> None:
-    site = sleepers(tmp_path, 2, 0.0)
+    site = local_run(tmp_path, a="OK 1", b="OK 2")
     assert site.submit().code == 0
 
     def everything() -> list[tuple[str, int]]:
@@ -124,17 +131,20 @@ def run(cluster: Cluster, tmp_path: Path) -> Iterator[SlurmRun]:
 def test_a_run_that_is_cancelled_and_goes_on(cluster: Cluster, tmp_path: Path, how: str) -> None:
     run = SlurmRun(cluster, tmp_path, "slurm-array" if how == "array" else "slurm")
     mh = on(cluster, tmp_path)
-    run.numbers(30, 0.3)
+    marker = patient(run, tmp_path, 30, ready=11)
     controller = ("--controller", "login") if how == "login" else ()
     assert run.submit(*controller, "--workers", "3").code == 0
-    run.under_way(2)
+    done = 10 if how == "array" else 11  # an array begins with no case alone
+    run.until(lambda: mh.json("status", run.outdir)["done"] == done, "all cases that do not wait")
+    run.until(lambda: run.sessions(), "the models")
     kinds = {"job": {"driver", "worker"}, "login": {"worker"}, "array": {"driver", "array"}}[how]
     (told,) = mh.json("cancel", run.run_id)
     assert {each["kind"] for each in told["ended"]} == kinds
     assert (told["told"] is not None) == (how == "login") and told["left"] == []
-    assert 6 <= told["done"] < 30 and told["resume"] == f"mh-hpc resume {run.outdir}"
+    assert (told["done"], told["resume"]) == (done, f"mh-hpc resume {run.outdir}")
     assert not run.jobs() and run.leaves_nothing()
     assert mh.json("status", run.outdir)["state"] == "not running"
+    marker.touch()
     going_on = mh("resume", run.outdir, "--workers", "6", "--wait")
     assert going_on.code == 0, going_on.text
     assert table(run) == undisturbed(tmp_path / "calm", run)
@@ -161,7 +171,7 @@ def test_hostile_names_of_folders(cluster: Cluster, tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         run = SlurmRun(cluster, tmp_path / str(number))
         run.outdir = folder / name
-        run.numbers(40, 1.0)
+        patient(run, tmp_path / str(number), 5, ready=2)
         run.flags = ("-t", "10", "--mem", "300M", "--workers", "1", "--chunk-size", "1")
         ended = run.submit()
         assert ended.code == 0, (name, ended.text)
@@ -172,10 +182,10 @@ def test_hostile_names_of_folders(cluster: Cluster, tmp_path: Path) -> None:
         assert mh.json("status", run.outdir)["state"] == "running", name
         assert "serves" in mh("logs", run.outdir, "--job", run.jobs("w")[0]).out, name
         (told,) = mh.json("cancel", run.outdir)
-        assert told["left"] == [] and told["done"] and not run.jobs(), name
+        assert told["left"] == [] and told["done"] in (1, 2) and not run.jobs(), name
         going_on = mh(*shlex.split(told["resume"])[1:])
         assert going_on.code == 0, (name, going_on.text)
-        assert f"{told['done']} of 40 done, {told['to_go']} to go" in going_on.out, name
+        assert f"{told['done']} of 5 done, {told['to_go']} to go" in going_on.out, name
     for run in made:
         run.until(lambda: run.jobs("w", "RUNNING"), "a worker that goes on")
     assert len(mh.json("cancel", *(run.outdir for run in made))) == len(HOSTILE)

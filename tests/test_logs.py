@@ -8,11 +8,10 @@ import random
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from runkit import Cluster, Here, SlurmRun, eventually, local_run, rows
+from runkit import Cluster, Here, SlurmRun, eventually, local_run, patient, rows
 
 from modelhub_hpc.cli.logfiles import SESSION, Growing, LogFile, last_lines
 
@@ -107,15 +106,19 @@ def test_a_case_that_was_tried_again_has_its_last_result(mh: Here, tmp_path: Pat
 
 
 def test_following_ends_with_the_run(mh: Here, tmp_path: Path) -> None:
-    site = local_run(tmp_path, a="SHOUT 0", **{f"b{number}": "SLEEP 0.5 1" for number in range(8)})
-    with site.started("--chunk-size", "1") as driver:
+    site = local_run(tmp_path)
+    marker = patient(site, tmp_path, 4, ready=1)
+    site.order("a", "SHOUT 0")
+    with site.started("--chunk-size", "1", shards=2) as driver:
         following, interrupted = mh.start("logs", "run", "-f", "--json"), mh.start("logs", "run", "-f")
-        time.sleep(1.0)
+        assert interrupted.stdout is not None
+        interrupted.stdout.readline()
         interrupted.send_signal(signal.SIGINT)
         out, errors = interrupted.communicate()
         (log,) = (site.outdir / "logs").glob("session-*.log")
         with open(log, "a") as stream:
             stream.write("and something new\n")
+        marker.touch()
         lines, _ = following.communicate()
         driver.communicate()
         assert (interrupted.returncode, errors, driver.returncode, following.returncode) == (130, "", 0, 0)

@@ -38,14 +38,15 @@ class _Follower:
 
     def __init__(self, paths: RunPaths, of: RunRequest, job: str | None, voice: Voice) -> None:
         self._paths, self._of, self._job, self._voice = paths, of, job, voice
-        self._site = site_now(paths, of)
-        self._queue = Queue(slurm.job_name(of.run_id), self._site.poll_s)
+        site = site_now(paths, of)
+        self._of_models = not config.on_slurm(site)  # the driver of such a run writes to its terminal
+        self._queue = Queue(slurm.job_name(of.run_id), site.poll_s)
         self._growing: dict[Path, Growing] = {}
         self._above: Path | None = None  # the log whose lines were written last
 
     def follow(self, lines: int) -> None:
         for file in self._files():
-            shown = lines if file.kind == DRIVER or self._job else 0
+            shown = lines if file.kind == DRIVER or self._of_models or self._job else 0
             self._growing[file.path] = Growing(file, tail_position(file.path, shown))
         self._look()
         while is_driven(self._paths, self._of, self._queue):
@@ -61,8 +62,7 @@ class _Follower:
         files = log_files(self._paths)
         if self._job is not None:
             return of_job(files, self._job)
-        models = not config.on_slurm(self._site)  # whose driver writes to its terminal
-        return [file for file in files if models or file.kind != SESSION]
+        return [file for file in files if self._of_models or file.kind != SESSION]
 
     def _look(self) -> None:
         for file in self._files():
