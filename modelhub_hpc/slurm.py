@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelhub_hpc import config
@@ -21,6 +21,7 @@ PREFIX = "mh-"
 _DRIVER_WARNING_S = 60.0
 _TIMEOUT_S = 90.0  # longer than SLURM's programs look for slurmctld by themselves
 _LISTEN_S = 1.0
+_ACCOUNTS_AT_ONCE = 1000  # jobs: Linux takes no argument beyond 128 KiB
 _NO_ANSWER = "no answer in time: connection timed out"
 _UNREACHABLE = re.compile(
     "socket timed out|unable to contact slurm controller|connection (refused|timed out)|zero bytes were transmitted"
@@ -100,7 +101,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a job used, from accounting. Times in hours, memory in MiB."""
+    """What a job used, from accounting; until now, if it runs. peak_mb: in MiB; 0 until a step of it has ended."""
 
     id: str
     state: str
@@ -133,6 +134,10 @@ def worker_options(site: SiteConfig) -> list[str]:
         f"--signal=B:USR2@{drain_s(site)}",
         *site.sbatch_args,
     ]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
 
 
 def drain_s(site: SiteConfig) -> int:
@@ -249,8 +254,8 @@ def ended_for_memory(job_id: str, its_log: str) -> bool:
     try:
         job = look_up(job_id)
     except Unreachable:
-        return False
-    return job is not None and job.state == "OUT_OF_MEMORY"
+        job = None
+    return Ending(job_id, job.state if job else "", its_log)
 
 
 def cancel(job_ids: Iterable[str]) -> None:
@@ -315,24 +320,28 @@ def cluster() -> Cluster:
 
 
 def usage(job_ids: Iterable[str]) -> list[Usage]:
-    """What these jobs used; [] where this cluster keeps no accounts, or does not answer."""
+    """What these jobs used, tasks of arrays one by one; [] where this cluster keeps no accounts, or does not answer."""
     ids = sorted({each.split("_")[0] for each in job_ids})
-    if not ids or config.find_program("sacct") is None:
+    if config.find_program("sacct") is None:
         return []
     columns = "JobID,State,NodeList,CPUTimeRAW,ElapsedRaw,AllocTRES,MaxRSS"
+    # what a job had used before SLURM started it anew counts, too
+    command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--format={columns}"]
+    parts = [ids[first : first + _ACCOUNTS_AT_ONCE] for first in range(0, len(ids), _ACCOUNTS_AT_ONCE)]
     try:
-        listed = _run(["sacct", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={columns}"])
+        return parse_usage("".join(_run([*command, f"--jobs={','.join(part)}"]) for part in parts))
     except ModelHubError as error:
         log.info("no accounts: %s", error)
         return []
-    return parse_usage(listed)
 
 
 def parse_usage(listed: str) -> list[Usage]:
     """The jobs in sacct's answer; memory is measured in a job's steps, which follow it.
 
-    >>> text = "7|COMPLETED|n1|7200|3600|billing=2,gres/gpu=2|\\n7.batch|COMPLETED|n1|7200|3600||2048K\\n"
-    >>> parse_usage(text)
+    A job that was started anew is listed for each time, and has used all of it together.
+
+    >>> text = "7|REQUEUED|n2|60|30|gres/gpu=2|\\n7|COMPLETED|n1|7140|3570|billing=2,gres/gpu=2|\\n"
+    >>> parse_usage(text + "7.batch|COMPLETED|n1|7140|3570||2048K\\n")
     [Usage(id='7', state='COMPLETED', node='n1', cpu_hours=2.0, gpu_hours=2.0, peak_mb=2)]
     """
     jobs: dict[str, Usage] = {}
@@ -342,14 +351,14 @@ def parse_usage(listed: str) -> list[Usage]:
             continue
         job_id, state, node, cpu_s, elapsed_s, tres, rss = fields
         job_id, _, step = job_id.partition(".")
+        before = jobs.get(job_id, Usage(job_id, "", "", 0.0, 0.0, 0))
         if not step:
             gpus = re.search(r"gres/gpu=(\d+)", tres)
-            gpu_hours = int(elapsed_s or 0) * int(gpus[1] if gpus else 0) / 3600
-            jobs[job_id] = Usage(job_id, state.split()[0], node, int(cpu_s or 0) / 3600, gpu_hours, 0)
+            cpu_hours = before.cpu_hours + int(cpu_s or 0) / 3600
+            gpu_hours = before.gpu_hours + int(elapsed_s or 0) * int(gpus[1] if gpus else 0) / 3600
+            jobs[job_id] = Usage(job_id, state.split()[0], node, cpu_hours, gpu_hours, before.peak_mb)
         elif job_id in jobs and rss:
-            before = jobs[job_id]
-            peak = max(before.peak_mb, _megabytes(rss))
-            jobs[job_id] = Usage(job_id, before.state, before.node, before.cpu_hours, before.gpu_hours, peak)
+            jobs[job_id] = replace(before, peak_mb=max(before.peak_mb, _megabytes(rss)))
     return list(jobs.values())
 
 
