@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import calendar
-import dataclasses
 import json
 import platform
 import time
@@ -26,8 +25,10 @@ from modelhub_hpc.record import (
 )
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import Json
+from modelhub_hpc.slurm import Usage
 
 _ROWS = 10_000
+_PAUSES_S = (1, 2, 4, 8)  # in which workers leave, and accounting hears of it
 
 
 def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: str | None, code: int) -> None:
@@ -43,7 +44,9 @@ def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: st
     found = count.tally()
     # most runs have no failures, and need not read their shards twice
     write_failures_csv(paths.failures_csv, _cases(manifest), results() if found.failed else ())
-    replace_json(paths.record_json, build_record(_facts(paths, run, stopped, code), found))
+    jobs, used = jobs_of(paths, patient=stopped is None)
+    record = build_record(_facts(paths, run, stopped, code, jobs), found)
+    replace_json(paths.record_json, {**record, "usage": used})
 
 
 def _cases(manifest: Manifest) -> Iterator[Case]:
@@ -51,7 +54,9 @@ def _cases(manifest: Manifest) -> Iterator[Case]:
         yield from manifest.cases(first, _ROWS)
 
 
-def _facts(paths: RunPaths, run: RunRequest, stopped: str | None, code: int) -> RunFacts:
+def _facts(
+    paths: RunPaths, run: RunRequest, stopped: str | None, code: int, jobs: Sequence[dict[str, Json]]
+) -> RunFacts:
     return RunFacts(
         run_id=run.run_id,
         model_id=run.model.id,
@@ -72,12 +77,43 @@ def _facts(paths: RunPaths, run: RunRequest, stopped: str | None, code: int) -> 
         stopped=stopped,
         exit_code=code,
         workers=tuple(makers(paths)),
-        jobs=tuple(_jobs(paths)),
+        jobs=tuple(jobs),
     )
 
 
-def _jobs(paths: RunPaths) -> list[dict[str, Json]]:
-    """The SLURM jobs of a run, oldest first, with what accounting knows of them."""
+def jobs_of(paths: RunPaths, patient: bool) -> tuple[list[dict[str, Json]], dict[str, Json] | None]:
+    """The SLURM jobs of a run, oldest first, each with what accounting knows of it; and of all of them together."""
     jobs = [json.loads(path.read_bytes()) for path in paths.jobs.glob("*.json")]
-    used = {each.id: dataclasses.asdict(each) for each in slurm.usage(job["id"] for job in jobs)}
-    return sorted(({**job, "used": used.get(job["id"])} for job in jobs), key=lambda job: job["submitted"])
+    accounts = _accounts([job["id"] for job in jobs], patient)
+    used: dict[str, list[Usage]] = {}
+    for each in accounts:
+        used.setdefault(each.id.split("_")[0], []).append(each)  # an array has one entry here, its tasks have accounts
+    found = [{**job, "used": _used(used[job["id"]]) if job["id"] in used else None} for job in jobs]
+    return sorted(found, key=lambda job: job["submitted"]), _sum(accounts) if accounts else None
+
+
+def _accounts(ids: Sequence[str], patient: bool) -> list[Usage]:
+    """What accounting knows of jobs. patient: wait for those that are leaving, whose peak it knows when they end."""
+    own = config.caller().slurm_job_id
+    found = slurm.usage(ids)
+    for pause_s in _PAUSES_S if patient else ():
+        if all(each.ended or each.id == own for each in found):
+            break
+        time.sleep(pause_s)
+        found = slurm.usage(ids)
+    return found
+
+
+def _used(parts: Sequence[Usage]) -> dict[str, Json]:
+    """A job, or the tasks of an array: how it ended, where it ran, what it used."""
+    states, nodes = ({getattr(part, name) for part in parts} for name in ("state", "node"))
+    return {"state": ",".join(sorted(states)), "node": ",".join(sorted(nodes)), **_sum(parts)}
+
+
+def _sum(parts: Sequence[Usage]) -> dict[str, Json]:
+    """None where accounting has no figure: no step has ended, or the cluster does not count GPUs or memory."""
+    return {
+        "cpu_hours": sum(part.cpu_hours for part in parts),
+        "gpu_hours": sum(part.gpu_hours for part in parts) or None,
+        "peak_mb": max(part.peak_mb for part in parts) or None,
+    }
