@@ -110,6 +110,10 @@ class Usage:
     gpu_hours: float
     peak_mb: int
 
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
 
 def available() -> bool:
     return config.find_program("sbatch") is not None
@@ -134,10 +138,6 @@ def worker_options(site: SiteConfig) -> list[str]:
         f"--signal=B:USR2@{drain_s(site)}",
         *site.sbatch_args,
     ]
-
-    @property
-    def ended(self) -> bool:
-        return self.state in _ENDED
 
 
 def drain_s(site: SiteConfig) -> int:
@@ -254,8 +254,8 @@ def ended_for_memory(job_id: str, its_log: str) -> bool:
     try:
         job = look_up(job_id)
     except Unreachable:
-        job = None
-    return Ending(job_id, job.state if job else "", its_log)
+        return False
+    return job is not None and job.state == "OUT_OF_MEMORY"
 
 
 def cancel(job_ids: Iterable[str]) -> None:
