@@ -27,6 +27,7 @@ WAITING, RUNNING, COMPLETE, NOT_RUNNING = "waiting", "running", "complete", "not
 UNKNOWN = "unknown"  # SLURM would have to say it, and does not
 FRESH_S = 30.0  # progress.json of a living driver is never older
 
+_AT_ONCE = "JobArrayTaskLimit"  # so many others of the array run, or have just ended
 _FAILURES = 3
 _SEARCHED = 5000  # cases, the latest, among which failures are looked for
 
@@ -170,7 +171,7 @@ def _in_queue(of: RunRequest, site: SiteConfig, jobs: Sequence[Job]) -> _Life:
     if site.executor == "slurm-array":
         # what follows an array waits for it
         driving = [job for job in jobs if job not in driving] or driving
-    waiting = [job for job in driving if job.state == "PENDING"]
+    waiting = [job for job in driving if job.state == "PENDING" and job.reason != _AT_ONCE]
     if not driving:
         return _Life("")
     if len(waiting) < len(driving):
