@@ -188,9 +188,10 @@ def _suspected(paths: RunPaths, task: ChunkTask, blamed: tuple[tuple[int, CaseEr
     noted = run.noted(paths, task.chunk)
     if noted is None:
         return dataclasses.replace(task, blamed=blamed)
-    words = driver.last_words(paths, str(noted["job"]))
-    if noted["row"] is not None and slurm.ended_for_memory(str(noted["job"]), words):
-        blamed = (*blamed, (int(noted["row"]), run.memory_error(f"job {noted['job']}\n{words}")))
+    job_id = str(noted["job"])
+    ending = slurm.ending(job_id, driver.last_words(paths, job_id))
+    if noted["row"] is not None and ending.for_memory:
+        blamed = (*blamed, (int(noted["row"]), run.memory_error(f"job {job_id}\n{ending.its_log}")))
     return dataclasses.replace(task, careful=True, blamed=blamed)
 
 

@@ -112,7 +112,7 @@ class WorkerRun:
             for result, arrays in self._results(task):
                 if HERE.told_to_end.is_set():
                     self.predictor.close()
-                    raise HandedBack(f"SLURM ends the job of {HERE.name}")
+                    raise HERE.ended()
                 shard.add(result, arrays)
                 sums.append((result.status, result.seconds))
             if shard.publish():

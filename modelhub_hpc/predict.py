@@ -22,7 +22,7 @@ from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult, Output, chec
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.session import Session, SessionError, StartError
 from modelhub_hpc.wire import RawOutput, Reply, Request
-from modelhub_hpc.workplace import HERE, HandedBack
+from modelhub_hpc.workplace import HERE
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class Predictor:
 def _hand_back_if_ended(error: SessionError | StartError) -> None:
     """A model that dies because SLURM ends the job has done nothing wrong, nor has its case."""
     if HERE.is_being_ended(_SIGNAL_S):
-        raise HandedBack(f"SLURM ends the job of {HERE.name}") from error
+        raise HERE.ended() from error
 
 
 def _files(case: Case) -> tuple[str, ...]:

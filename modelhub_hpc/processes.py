@@ -83,7 +83,11 @@ def ended_folders(base: Path, kind: str) -> Iterator[Path]:
     prefix = _prefix(kind)
     for folder in base.glob(f"{prefix}*-*-*"):
         pid, ticks, _ = folder.name.removeprefix(prefix).split("-", 2)
-        if folder.lstat().st_uid == os.getuid() and str(start_ticks(int(pid))) != ticks:
+        try:
+            mine = folder.lstat().st_uid == os.getuid()
+        except FileNotFoundError:
+            continue  # its process has just ended, or another sweeps too
+        if mine and str(start_ticks(int(pid))) != ticks:
             yield folder
 
 

@@ -375,7 +375,7 @@ class _Loop:
             settled(result)
         elif isinstance(error, HandedBack):
             log.info("chunk %d was handed back: %s", task.chunk, error)
-            todo.appendleft(task)
+            self._handed_back(task, error, todo)
         elif isinstance(error, ModelHubError):
             if self.pool.set_aside(error):
                 todo.appendleft(task)
@@ -386,6 +386,19 @@ class _Loop:
         else:
             raise error
 
+    def _handed_back(
+        self, task: ChunkTask, reason: HandedBack, todo: collections.deque[ChunkTask]
+    ) -> None:
+        """To somebody else at once, unless it has overrun the walltime of a whole job before."""
+        found = noted(self.paths, task.chunk) if task.careful and reason.overran else None
+        if found:
+            self._give_up_for_time(found)
+        else:
+            todo.appendleft(dataclasses.replace(task, careful=task.careful or reason.overran))
+
+    def _give_up_for_time(self, found: dict[str, Any]) -> None:
+        self.given_up.append(f"case {found['case']} needs more time than a job has (--time)")
+
     def _lost(self, task: ChunkTask, worker: str, todo: collections.deque[ChunkTask]) -> None:
         """A worker died with this chunk: nobody's fault, so it goes out again, last of all.
 
@@ -394,30 +407,25 @@ class _Loop:
         losses = self.losses[task.chunk]
         losses.append(worker)
         log.warning("chunk %d lost its worker %s (%d. time)", task.chunk, worker, len(losses))
-        blamed = self._to_blame(task, worker) if task.careful else ()
-        if blamed:
+        found = noted(self.paths, task.chunk) if task.careful else None
+        ending = self.pool.ending(worker) if found else None
+        blamed: tuple[tuple[int, CaseError], ...] = ()
+        if found and ending and ending.for_memory:
+            blamed = ((int(found["row"]), memory_error(f"job {ending.job_id}\n{ending.its_log}")),)
             losses.clear()
-        if len(losses) < MAX_LOSSES or self._forgive(losses):
+        if found and ending and ending.out_of_time:
+            self._give_up_for_time(found)
+        elif len(losses) < MAX_LOSSES or self._forgive(losses):
             todo.append(dataclasses.replace(task, careful=True, blamed=task.blamed + blamed))
         else:
-            self.given_up.append(f"chunk {task.chunk}{self._in_flight(task)}")
-
-    def _to_blame(self, task: ChunkTask, worker: str) -> tuple[tuple[int, CaseError], ...]:
-        """The case in flight when SLURM ended the worker's job for its use of memory, which was not the first time."""
-        evidence = self.pool.memory_evidence(worker)
-        found = noted(self.paths, task.chunk)
-        if evidence is None or found is None:
-            return ()
-        return ((int(found["row"]), memory_error(evidence)),)
+            case = f" (the last time with case {found['case']})" if found else ""
+            self.given_up.append(f"{MAX_LOSSES} workers were lost with chunk {task.chunk}{case}")
 
     def _forgive(self, losses: list[str]) -> bool:
         """Whether workers were taken away rather than failed, which may happen to a chunk any number of times."""
-        losses[:] = [worker for worker in losses if not self.pool.taken_away(worker)]
+        endings = ((worker, self.pool.ending(worker)) for worker in losses)
+        losses[:] = [worker for worker, ending in endings if ending is None or not ending.taken_away]
         return len(losses) < MAX_LOSSES
-
-    def _in_flight(self, task: ChunkTask) -> str:
-        found = noted(self.paths, task.chunk) if task.careful else None
-        return f" (the last time with case {found['case']})" if found else ""
 
     def _must_leave(self) -> bool:
         """Whether even what is in flight is not waited for."""
@@ -441,8 +449,7 @@ class _Loop:
         if self.error is not None:
             return str(self.error)
         if self.given_up:
-            which = ", ".join(self.given_up)
-            return f"{MAX_LOSSES} workers were lost with {which}; see {self.paths.logs}"
+            return f"{'; '.join(self.given_up)}; see {self.paths.logs}"
         if self.done + self.failed == self.run.cases:
             return None
         if self.stop.wanted:

@@ -68,6 +68,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """How a job ended. state: SLURM's word, "" if it does not know; its_log: the last of it, where SLURM writes too."""
+
+    job_id: str
+    state: str
+    its_log: str
+
+    @property
+    def for_memory(self) -> bool:
+        # FAILED with JobLaunchFailure is what the state says where memory is watched and not enforced by cgroups
+        return self.state == "OUT_OF_MEMORY" or bool(_OVER_MEMORY.search(self.its_log))
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.state == "TIMEOUT" or "DUE TO TIME LIMIT" in self.its_log
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether somebody or something outside the job ended it."""
+        return self.state in TAKEN_AWAY
+
+
+@dataclass(frozen=True)
 class Partition:
     """What jobs may have in a partition. Times as SLURM writes them; memory in MiB per node.
 
@@ -247,15 +270,13 @@ def _job(line: str) -> Job | None:
     return Job(*fields) if len(fields) == 5 else None
 
 
-def ended_for_memory(job_id: str, its_log: str) -> bool:
-    """Whether a job was ended because it used too much memory, by its state or by what SLURM wrote into its log."""
-    if _OVER_MEMORY.search(its_log):
-        return True
+def ending(job_id: str, its_log: str) -> Ending:
+    """How a job ended; where SLURM does not say, or has forgotten it, its log may. Raises nothing."""
     try:
         job = look_up(job_id)
     except Unreachable:
-        return False
-    return job is not None and job.state == "OUT_OF_MEMORY"
+        job = None
+    return Ending(job_id, job.state if job else "", its_log)
 
 
 def cancel(job_ids: Iterable[str]) -> None:

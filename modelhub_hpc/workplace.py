@@ -16,10 +16,21 @@ from dataclasses import dataclass, field
 from modelhub_hpc import config
 
 _RECENT = 8
+_NEAR_S = 2.0
 
 
 class HandedBack(Exception):
-    """A chunk that this worker did not compute because it has to leave: nobody's fault, and not a loss."""
+    """A chunk that this worker did not compute because it has to leave: nobody's fault, and not a loss.
+
+    overran: it was begun, and its job's walltime was over before it was.
+    """
+
+    def __init__(self, message: str, overran: bool = False) -> None:
+        super().__init__(message, overran)
+        self.overran = overran
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass
@@ -61,6 +72,12 @@ class Workplace:
         """SLURM ends this job, and not every process of it may have heard of it yet."""
         self.told_to_end.set()
         self.leave()
+
+    def ended(self) -> HandedBack:
+        """Why a chunk that was begun is handed back."""
+        overran = time.time() > self.ends - _NEAR_S
+        why = "its walltime is over" if overran else "SLURM ends the job"
+        return HandedBack(f"{why}: {self.name}", overran)
 
     def is_being_ended(self, wait_s: float) -> bool:
         """Whether SLURM is ending this job; its signal may reach the model a moment before it reaches us."""

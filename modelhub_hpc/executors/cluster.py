@@ -63,25 +63,16 @@ class SlurmPool(Pool):
             return False
         return self._supervisor.exclude(error.node, str(error).splitlines()[0])
 
-    def memory_evidence(self, worker: str) -> str | None:
+    def ending(self, worker: str) -> slurm.Ending | None:
         job_id = self._supervisor.job_of(worker)
         if job_id is None:
             return None
         deadline = time.monotonic() + _LOG_S
-        while time.monotonic() < deadline:
-            words = last_words(self._paths, job_id)
-            if slurm.ended_for_memory(job_id, words):
-                return f"job {job_id} was ended for its use of memory (--mem)\n{words}"
+        while True:
+            found = slurm.ending(job_id, last_words(self._paths, job_id))
+            if found.for_memory or found.out_of_time or found.taken_away or time.monotonic() > deadline:
+                return found
             time.sleep(_LOG_S / 3)
-        return None
-
-    def taken_away(self, worker: str) -> str | None:
-        job_id = self._supervisor.job_of(worker)
-        try:
-            job = slurm.look_up(job_id) if job_id else None
-        except slurm.Unreachable:
-            return None
-        return f"{job.state} (job {job.id})" if job and job.state in slurm.TAKEN_AWAY else None
 
     def facts(self) -> dict[str, Json]:
         return {"slurm": self._supervisor.facts()}

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.runfolder import Json
+from modelhub_hpc.slurm import Ending
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,12 +52,8 @@ class Pool:
         """Whether the run can go on without the machine on which this happened."""
         return False
 
-    def memory_evidence(self, worker: str) -> str | None:
-        """What SLURM says, if it ended the worker's job for its use of memory."""
-        return None
-
-    def taken_away(self, worker: str) -> str | None:
-        """In SLURM's words how the worker's job ended, if somebody or something else ended it."""
+    def ending(self, worker: str) -> Ending | None:
+        """How the worker's job ended, where it had one and that is over."""
         return None
 
     def facts(self) -> dict[str, Json]:

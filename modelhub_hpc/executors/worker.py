@@ -106,7 +106,8 @@ async def _serve(worker: Any) -> None:
         gone = asyncio.ensure_future(worker.finished())
         while not gone.done():
             await asyncio.wait([gone], timeout=_LOOK_S)
-            if HERE.must_leave() and not HERE.busy.locked() and not gone.done():
+            # not before the driver has heard what became of the last chunk
+            if HERE.must_leave() and not worker.state.executing and not gone.done():
                 log.info("%s leaves: %.0f s of its walltime are left", HERE.name, HERE.ends - time.time())
                 await worker.close_gracefully()
     log.info("%s is done", HERE.name)

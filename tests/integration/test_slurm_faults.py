@@ -158,8 +158,9 @@ def test_a_node_whose_apptainer_is_broken(
     assert isinstance(excluded, dict) and list(excluded["excluded"]) == ["node2"]  # type: ignore[arg-type]
 
 
-def test_a_case_that_outgrows_its_job(cluster: Cluster, tmp_path: Path) -> None:
-    run = SlurmRun(cluster, tmp_path)
+@pytest.mark.parametrize("executor", ["slurm", "slurm-array"])
+def test_a_case_that_outgrows_its_job(cluster: Cluster, tmp_path: Path, executor: str) -> None:
+    run = SlurmRun(cluster, tmp_path, executor)
     run.numbers(30, 0.1)
     run.order("n00012", "LEAK")
     # with --mem the session would be ended in time: here the whole job has to go
@@ -168,7 +169,20 @@ def test_a_case_that_outgrows_its_job(cluster: Cluster, tmp_path: Path) -> None:
     run.ends(code=3)
     failed = [result for result in run.results() if result.error]
     assert [result.case_id for result in failed] == ["n00012"] and failed[0].error
-    assert failed[0].error.kind == "memory", failed[0].error
+    assert failed[0].error.kind == "memory" and "memory limit" in failed[0].error.evidence, failed[0].error
+
+
+def test_a_case_that_needs_more_time_than_a_job_has(cluster: Cluster, tmp_path: Path) -> None:
+    """No endless loop of jobs: the run stops, names the case, and keeps what is done."""
+    run = SlurmRun(cluster, tmp_path)
+    run.numbers(6, 0.1)
+    run.order("n00003", "SLEEP 600 3")
+    run.variables |= {"MH_HPC_CONTROLLER_TIME": "10"}
+    run.flags = ("-t", "1", "--workers", "2", "--chunk-size", "1", "--gres", "gpu:1", "--mem", "1G")
+    assert run.submit().code == 0
+    record = run.ends(code=75, within_s=240)
+    assert "case n00003 needs more time than a job has" in record["stopped"], record["stopped"]
+    assert record["counts"]["done"] == 5 and record["counts"]["failed"] == 0
 
 
 def test_a_partition_that_is_down(
