@@ -197,15 +197,14 @@ def _some(name: str, value: object) -> list[str]:
 def _walltime(site: SiteConfig, walltime: str | None, flag: str) -> str:
     if walltime is not None:
         return walltime
-    known = "\n".join(
-        f"  {each.name}{' (default)' if each.default else ''}: at most {each.longest_time}"
+    limits = [
+        f"  {each.name}{' (default)' if each.default else ''}: "
+        + ("no limit" if each.longest_time == "infinite" else f"at most {each.longest_time}")
         for each in partitions()
         if site.partition in (None, each.name)
-    )
-    raise UsageError(f"""
-        How long may a worker job take? Say it with {flag} (-t), or as 'time' in a configuration file.
-        Limits of the partitions here:
-        """.strip() + f"\n{known}")
+    ]
+    question = f"How long may a worker job take? Say it with {flag} (-t), or as 'time' in a configuration file."
+    raise UsageError("\n".join([question, "Limits of the partitions here:", *limits]))
 
 
 def submit(options: Sequence[str], script: str | Path, folder: Path, variables: Sequence[str] = ()) -> str:
@@ -221,19 +220,20 @@ def submit(options: Sequence[str], script: str | Path, folder: Path, variables: 
     return answer.strip().split(";")[0]
 
 
-def test(script: str) -> None:
-    """Have sbatch judge a job without submitting it. Raises UnfitError with its words, and Unreachable.
+def judge(site: SiteConfig) -> None:
+    """Have sbatch judge the jobs of a run without submitting any. Raises UsageError, Unreachable, or UnfitError.
 
     That there is no room now, or that a partition is closed for a while, is no reason to refuse: jobs can wait.
     """
-    try:
-        _run(["sbatch", "--test-only"], script)
-    except LimitReached as error:
-        log.info("%s", error)
-    except UnfitError as error:
-        if not _PASSING.search(str(error)):
-            raise
-        log.warning("%s", error)
+    for options in (worker_options(site), driver_options(site)):
+        try:
+            _run(["sbatch", "--test-only", *options], "#!/bin/sh\n")
+        except LimitReached as error:
+            log.info("%s", error)
+        except UnfitError as error:
+            if not _PASSING.search(str(error)):
+                raise
+            log.warning("%s", error)
 
 
 def queue(prefix: str = PREFIX, ended: bool = False) -> list[Job]:
@@ -352,7 +352,7 @@ def usage(job_ids: Iterable[str]) -> list[Usage]:
     try:
         return parse_usage("".join(_run([*command, f"--jobs={','.join(part)}"]) for part in parts))
     except ModelHubError as error:
-        log.info("no accounts: %s", error)
+        log.debug("no accounts: %s", error)
         return []
 
 

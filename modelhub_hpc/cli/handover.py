@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from modelhub_hpc import arrays, driver, executors, owner, run, slurm
+from modelhub_hpc import arrays, driver, owner, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.output import Voice, one_line
-from modelhub_hpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TRY_AGAIN, TryAgainError
+from modelhub_hpc.errors import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, TryAgainError
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import Order, RunRequest
 from modelhub_hpc.run import Progress
@@ -47,7 +47,6 @@ def hand_over(paths: RunPaths, current: RunRequest, order: Order) -> Handed:
             return Handed(paths, current, {}, at, before, done)
         jobs = {"array": f"job {done.array_job} ({done.tasks} tasks)", "follower": f"job {done.follower}"}
         return Handed(paths, current, jobs, at, before)
-    slurm.test(executors.worker_script(current))
     order.write(paths)
     started = driver.start(paths, current)
     return Handed(paths, current, {"driver": started.describe()}, at, before)
@@ -103,8 +102,8 @@ def tell(handed: Handed, voice: Voice) -> None:
     )
 
 
-def follow(handed: Handed, voice: Voice) -> int:
-    """Show the run's progress until it ends; its exit code. Ctrl-C leaves the run alone."""
+def follow(handed: Handed, voice: Voice) -> int | None:
+    """Show the run's progress until it ends; its exit code. Ctrl-C leaves the run alone: then None."""
     try:
         with display.reporter(voice) as observe:
             record = None
@@ -124,7 +123,7 @@ def follow(handed: Handed, voice: Voice) -> int:
     except KeyboardInterrupt:
         voice.warn("The run goes on without this command.")
         tell(handed, dataclasses.replace(voice, json=False))
-        return EXIT_DONE
+        return None
     if not record:
         voice.warn(
             "The run's driver has ended before the run did.\n"

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelhub_hpc import arrays, config, registry, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
-from modelhub_hpc.cli.handover import follow, hand_over, tell
+from modelhub_hpc.cli.handover import follow, hand_over, read_progress, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
@@ -71,6 +71,8 @@ def _begin(wanted: Submission, voice: Voice) -> int:
         run.refuse_foreign(planned.paths)
         preview(planned.paths, planned.run, planned.found, None, voice)
         return EXIT_DONE
+    if config.on_slurm(site):
+        slurm.judge(site)  # before there is a run folder that nobody can compute
     with privately(site.group_readable):
         begun, paths = run.begin(planned), planned.paths
     _tell_found(begun, paths, planned.found.skipped, voice)
@@ -103,14 +105,13 @@ def _carry_out(
         if not config.on_slurm(current.site):
             return _drive(paths, current, Options(retries, limit), voice)
         handed = hand_over(paths, current, Order(current.site, retries, limit))
-    if handed.over is None:
-        tell(handed, voice if not wanted.wait else dataclasses.replace(voice, json=False))
-        if not wanted.wait:
-            return EXIT_DONE
-    code = follow(handed, voice) if handed.over is None else handed.over.code
-    return code if code == EXIT_DONE and handed.over is None and not _is_over(paths) else _conclude(
-        paths, current, _outcome(paths, current, code), voice
-    )
+    if handed.over is not None:
+        return _conclude(paths, current, _outcome(paths, current, handed.over.code), voice)
+    tell(handed, dataclasses.replace(voice, json=voice.json and not wanted.wait))
+    if not wanted.wait:
+        return EXIT_DONE
+    code = follow(handed, voice)
+    return EXIT_DONE if code is None else _conclude(paths, current, _outcome(paths, current, code), voice)
 
 
 def _tell_found(begun: RunRequest, paths: RunPaths, skipped: Sequence[Skipped], voice: Voice) -> None:
@@ -133,28 +134,28 @@ def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
     to_go = current.cases - state.done - state.failed + again
     voice.say(standing(current.cases, state, wanted.retry_failed))
     if to_go:
+        if config.on_slurm(current.site):
+            slurm.judge(current.site)
         retries = run.retries(state) if wanted.retry_failed else ()
         return _carry_out(paths, current, retries, wanted, voice)
     if not _concluded(paths, state):
         # the last driver died before it wrote the tables; without chunks to do, inline starts no process
         current = dataclasses.replace(current, site=dataclasses.replace(current.site, executor="inline"))
-        return _drive(paths, current, Options(), voice)
+        with privately(current.site.group_readable):
+            return _drive(paths, current, Options(), voice)
     voice.say("The run is complete.")
     return _conclude(paths, current, _outcome(paths, current, EXIT_FAILED_CASES if state.failed else 0), voice)
 
 
 def _outcome(paths: RunPaths, current: RunRequest, code: int) -> Outcome:
     """How a run stands that was driven from elsewhere."""
-    state = run.survey(paths, current)
-    progress = Progress(current.cases, state.done, state.failed, state.done + state.failed, 0.0, 0)
+    state, told = run.survey(paths, current), read_progress(paths)
+    before, seconds, workers = (told.get(name, 0) for name in ("before", "seconds", "workers"))
+    progress = Progress(current.cases, state.done, state.failed, before, seconds, workers)
     stopped = None
     if progress.settled < progress.total:
         stopped = _record(paths).get("stopped") or "its driver has ended"
     return Outcome(progress, stopped, None, code)
-
-
-def _is_over(paths: RunPaths) -> bool:
-    return _record(paths).get("stopped", "") is None
 
 
 def standing(total: int, state: State, retry: bool = False) -> str:
