@@ -38,6 +38,7 @@ from modelhub_hpc.owner import Owner
 from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, scan, sweep_orphans
 from modelhub_hpc.request import Retry, RunRequest
+from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.workplace import HandedBack
 
 log = logging.getLogger(__name__)
@@ -476,11 +477,7 @@ class _Loop:
 
 def noted(paths: RunPaths, chunk: int) -> dict[str, Any] | None:
     """The case of a chunk that was in flight last, as a careful worker has noted it."""
-    try:
-        found: dict[str, Any] = json.loads(paths.careful(chunk).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found
+    return read_json(paths.careful(chunk)) or None
 
 
 def memory_error(evidence: str) -> CaseError:

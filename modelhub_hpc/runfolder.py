@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeAlias, Union
+from typing import Any, TextIO, TypeAlias, Union
 
 from modelhub_hpc.errors import TryAgainError, UnfitError, shown
 
@@ -149,6 +149,15 @@ class RunPaths:
             self.private.chmod(0o700)
             for folder in (self.jobs, self.faults, self.careful(0).parent):
                 folder.mkdir(exist_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that another process writes; {} where there is none yet, or none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS
+from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags
 from modelhub_hpc.config import OPTIONS, SiteConfig
 from modelhub_hpc.errors import UsageError
 
@@ -258,3 +258,17 @@ def test_an_inline_run_has_the_whole_machine() -> None:
     assert config.worker_count(local) == config.cores() and config.thread_count(local) == 1
     inline = dataclasses.replace(local, executor="inline")
     assert config.worker_count(inline) == 1 and config.thread_count(inline) == config.cores()
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "min_workers"), [("6", 6, None), ("2:6", 6, 2), ("0:6", 6, 0)]
+)
+def test_workers_may_be_given_as_a_range(given: str, workers: int, min_workers: int | None) -> None:
+    site = config.load(site_flags({"workers": given, "partition": None, "sbatch_args": ()}))
+    assert (site.workers, site.min_workers) == (workers, min_workers)
+
+
+@pytest.mark.parametrize("given", ["2:", ":6", "2:many", "a:b"])
+def test_half_a_range_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match="workers"):
+        config.load(site_flags({"workers": given}))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import config, owner, request, slurm
-from modelhub_hpc.cli.look import FRESH_S, Counts, read_json, settled
+from modelhub_hpc.cli.look import FRESH_S, Counts, settled
 from modelhub_hpc.cli.output import Voice, number, one_line
 from modelhub_hpc.cli.progress import waiting
 from modelhub_hpc.cli.runs import belongs, drives, find, noted_jobs, site_now
@@ -21,6 +21,7 @@ from modelhub_hpc.errors import EXIT_DONE, EXIT_TRY_AGAIN, ModelHubError, UnfitE
 from modelhub_hpc.owner import OwnerRecord
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest
+from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.slurm import Job
 
 _LOOKS_S = (0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 22.0, 30.0)  # after which it is seen what is left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from modelhub_hpc.errors import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, TryAgainError
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import Order, RunRequest
 from modelhub_hpc.run import Progress
+from modelhub_hpc.runfolder import read_json
 
 FOLLOW_S = 1.0
 _QUEUE_S = 15.0  # between two looks at SLURM's queue
@@ -110,7 +110,7 @@ def follow(handed: Handed, voice: Voice) -> int | None:
             looked = time.monotonic()
             while record is None:
                 time.sleep(FOLLOW_S)
-                progress = read_progress(handed.paths)
+                progress = read_json(handed.paths.progress_json)
                 if progress.get("updated", 0.0) >= handed.at:
                     observe(_progress(progress))
                 record = _ended(handed)
@@ -138,11 +138,7 @@ def _ended(handed: Handed) -> dict[str, Any] | None:
     """The record of the run, once its driver has written it."""
     if _record(handed.paths) in (None, handed.before):
         return None
-    try:
-        record: dict[str, Any] = json.loads(handed.paths.record_json.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return record
+    return read_json(handed.paths.record_json) or None
 
 
 def _goes_on(handed: Handed, record: dict[str, Any]) -> bool:
@@ -164,15 +160,6 @@ def _is_abandoned(handed: Handed) -> bool:
         return driver_job(handed.run) is None
     except slurm.Unreachable:
         return False
-
-
-def read_progress(paths: RunPaths) -> dict[str, Any]:
-    """progress.json as its driver last wrote it; {} before."""
-    try:
-        found: dict[str, Any] = json.loads(paths.progress_json.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
 
 
 def _progress(found: dict[str, Any]) -> Progress:

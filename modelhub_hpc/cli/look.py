@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
-import json
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +20,7 @@ from modelhub_hpc.owner import OwnerRecord
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
 from modelhub_hpc.request import RunRequest
+from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.slurm import Job
 
 WAITING, RUNNING, COMPLETE, NOT_RUNNING = "waiting", "running", "complete", "not running"
@@ -134,15 +134,6 @@ def is_driven(paths: RunPaths, of: RunRequest, queue: Queue) -> bool:
 
 def _goes_on(life: _Life, queue: Queue) -> bool:
     return life.state in (WAITING, RUNNING) or (life.state == UNKNOWN and queue.passes)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that somebody else writes; {} where there is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 # -- who drives it ----------------------------------------------------------------------------------------------------

@@ -68,8 +68,10 @@ def site_options(names: tuple[str, ...]) -> Callable[[F], F]:
 
 
 def site_flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those command-line values that are options of the site, and were given."""
-    return {name: value for name, value in values.items() if name in OPTIONS and value not in (None, ())}
+    """Those command-line values that are options of the site, and were given; workers may be MIN:MAX."""
+    found = {name: value for name, value in values.items() if name in OPTIONS and value not in (None, ())}
+    least, colon, most = str(found.get("workers", "")).partition(":")
+    return {**found, "min_workers": least, "workers": most} if colon else found
 
 
 def _flag(name: str) -> Callable[[F], F]:
@@ -86,6 +88,7 @@ def _flag(name: str) -> Callable[[F], F]:
 
 
 def _metavar(name: str) -> str:
-    if _TYPES[name] in (int, int | None):
-        return "N"
-    return next((word for ending, word in _UNITS.items() if name.endswith(ending)), "TEXT")
+    if name == "workers":
+        return "N|MIN:MAX"
+    number = "N" if _TYPES[name] in (int, int | None) else "TEXT"
+    return next((word for ending, word in _UNITS.items() if name.endswith(ending)), number)

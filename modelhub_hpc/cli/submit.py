@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from modelhub_hpc import arrays, config, registry, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
-from modelhub_hpc.cli.handover import follow, hand_over, read_progress, tell
+from modelhub_hpc.cli.handover import follow, hand_over, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
@@ -23,7 +22,7 @@ from modelhub_hpc.plan import Skipped
 from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
 from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
-from modelhub_hpc.runfolder import privately
+from modelhub_hpc.runfolder import privately, read_json
 
 _FIRST_FAILURES = 3
 
@@ -149,12 +148,12 @@ def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
 
 def _outcome(paths: RunPaths, current: RunRequest, code: int) -> Outcome:
     """How a run stands that was driven from elsewhere."""
-    state, told = run.survey(paths, current), read_progress(paths)
+    state, told = run.survey(paths, current), read_json(paths.progress_json)
     before, seconds, workers = (told.get(name, 0) for name in ("before", "seconds", "workers"))
     progress = Progress(current.cases, state.done, state.failed, before, seconds, workers)
     stopped = None
     if progress.settled < progress.total:
-        stopped = _record(paths).get("stopped") or "its driver has ended"
+        stopped = read_json(paths.record_json).get("stopped") or "its driver has ended"
     return Outcome(progress, stopped, None, code)
 
 
@@ -210,18 +209,10 @@ def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
 
 def _concluded(paths: RunPaths, state: State) -> bool:
     """Whether record.json tells of the results that are there now."""
-    record = _record(paths)
+    record = read_json(paths.record_json)
     counts = record.get("counts", {})
     now = (state.done, state.failed)
     return record.get("stopped", "") is None and (counts.get("done"), counts.get("failed")) == now
-
-
-def _record(paths: RunPaths) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(paths.record_json.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
 
 
 def _drive(paths: RunPaths, current: RunRequest, options: Options, voice: Voice) -> int:
