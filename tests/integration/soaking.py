@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -19,6 +20,8 @@ from grounds import Process, below
 from slurm_driving import SlurmRun, table
 
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TRY_AGAIN
+
+log = logging.getLogger(__name__)
 
 KINDS = ("worker", "session", "driver", "slurmd", "slurmctld")
 
@@ -118,6 +121,7 @@ class Soak:
                 return
             out, err = self._resuming.communicate()
             code, self._resuming = self._resuming.returncode, None
+            log.info("resumed: exit code %d: %s", code, " ".join(f"{out}{err}".split()))
             if code not in (EXIT_DONE, EXIT_TRY_AGAIN):
                 raise AssertionError(f"exit code {code} of submit --resume:\n{out}{err}")
             self.resumed += code == EXIT_DONE
@@ -128,6 +132,8 @@ class Soak:
     def _mend(self) -> None:
         """Start the daemon that was killed last."""
         cluster, name, self._down = self.run.cluster, self._down, ""
+        if name:
+            log.info("%s starts again", name)
         if name == "slurmctld":
             cluster.start_controller()
         elif name:
@@ -147,6 +153,7 @@ class Soak:
         with contextlib.suppress(ProcessLookupError):  # it ended meanwhile, as it may in real life
             os.kill(victim.pid, signal.SIGKILL)
             self.killed[victim.what] += 1
+        log.info("killed %s %s (process %d)", victim.what, victim.name, victim.pid)
         if victim.what in ("slurmctld", "slurmd"):
             self._down = victim.name
         elif victim.what == "driver":
