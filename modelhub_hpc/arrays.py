@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def advance(paths: RunPaths, wanted: RunRequest, order: Order) -> Advance:
 
     Raises TryAgainError while jobs of the run are at work, or another advances it, and what slurm.submit raises.
     """
-    _refuse_while_at_work(wanted)
+    _refuse_while_at_work(paths, wanted)
     mine = owner.acquire(paths.private, f"Run {paths.root}", job_id=config.caller().slurm_job_id)
     with owner.beating(mine, run.BEAT_S):
         chunks = run.chunk_table(paths) or _cut(paths, wanted)
@@ -159,13 +160,14 @@ def _cut(paths: RunPaths, wanted: RunRequest) -> list[Chunk]:
     return run.chunk_table(paths) or []
 
 
-def _refuse_while_at_work(wanted: RunRequest) -> None:
+def _refuse_while_at_work(paths: RunPaths, wanted: RunRequest) -> None:
     own = config.caller().slurm_job_id
     jobs = [job for job in slurm.queue(slurm.job_name(wanted.run_id)) if job.id != own and not job.ended]
     if jobs:
         ids = ", ".join(job.id for job in jobs)
         raise TryAgainError(
-            f"The run is being computed by SLURM job {ids}.\nWait for it, or end it:  mh-hpc cancel RUN"
+            f"The run is being computed by SLURM job {ids}.\n"
+            f"Wait for it, or end it:  mh-hpc cancel {shlex.quote(str(paths.root))}"
         )
 
 

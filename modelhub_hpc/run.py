@@ -35,7 +35,7 @@ from modelhub_hpc.errors import (
 )
 from modelhub_hpc.executors import Pool, is_worker_lost, lost_worker, open_pool
 from modelhub_hpc.owner import Owner
-from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots
+from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots, safe_name
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, scan, sweep_orphans
 from modelhub_hpc.request import Retry, RunRequest
 from modelhub_hpc.runfolder import read_json
@@ -132,7 +132,7 @@ def plan(asked: Asked) -> Planned:
     image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
     if image is not None:
         images.admit(image, asked.site)
-    run_id = f"{time.strftime('%Y%m%d')}-{model.name}-{_letters(4)}"
+    run_id = f"{time.strftime('%Y%m%d')}-{safe_name(model.name)}-{_letters(4)}"
     outdir = asked.outdir or Path("runs") / run_id
     run = RunRequest(
         run_id=run_id,

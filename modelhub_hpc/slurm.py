@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modelhub_hpc import config
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, UsageError
+from modelhub_hpc.errors import ModelHubError, TryAgainError, UnfitError, UsageError, shown
 
 log = logging.getLogger(__name__)
 
@@ -213,11 +213,26 @@ def submit(options: Sequence[str], script: str | Path, folder: Path, variables: 
     variables: NAME=VALUE for the job's environment, which holds little else (config.job_environment).
     Raises Unreachable (it may have been accepted all the same), LimitReached, or UnfitError with sbatch's words.
     """
-    command = ["sbatch", "--parsable", f"--chdir={folder}", *options]
+    command = ["sbatch", "--parsable", f"--chdir={folder}", output(folder), *options]
     file, text = ([str(script)], "") if isinstance(script, Path) else ([], script)
     environment = dict(variable.split("=", 1) for variable in variables)
     answer = _run([*command, *file], text, environment)
     return answer.strip().split(";")[0]
+
+
+def output(folder: Path) -> str:
+    """The option that has jobs of a run in that folder write their logs, whatever its name holds."""
+    # SLURM would also expand the patterns in the name of a folder that it puts before a relative one
+    return f"--output={str(folder).replace('%', '%%')}/logs/slurm-%j.out"
+
+
+def refuse(folder: Path) -> None:
+    """UsageError for a folder in which jobs cannot write their logs."""
+    if "\\" in str(folder):
+        raise UsageError(
+            f"{shown(folder)}: SLURM cannot write logs into a folder with a backslash in its name.\n"
+            "Choose another one: --outdir."
+        )
 
 
 def judge(site: SiteConfig) -> None:

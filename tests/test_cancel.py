@@ -17,7 +17,7 @@ from runkit import Cluster, Here, SlurmRun, eventually, local_run, patient, rows
 from modelhub_hpc import owner
 from modelhub_hpc.record import RunPaths, publish_json, replace_json
 
-HOSTILE = ["-it's a \"space\"", "new\nline; $(touch x) *|&ü"]
+HOSTILE = ["-it's a \"space\"", "new\nline; $(touch x) *|&ü", "100%j %%A"]
 
 
 @pytest.fixture

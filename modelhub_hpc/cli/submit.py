@@ -71,6 +71,7 @@ def _begin(wanted: Submission, voice: Voice) -> int:
         preview(planned.paths, planned.run, planned.found, None, voice)
         return EXIT_DONE
     if config.on_slurm(site):
+        slurm.refuse(planned.paths.root)
         slurm.judge(site)  # before there is a run folder that nobody can compute
     with privately(site.group_readable):
         begun, paths = run.begin(planned), planned.paths
@@ -86,7 +87,7 @@ def _planned_only(paths: RunPaths, begun: RunRequest, voice: Voice) -> int:
     with privately(begun.site.group_readable):
         count = arrays.plan_only(paths, begun)
     script = resources.folder("slurm") / "predict-array.sbatch"
-    options = " ".join(["--array=0-N%M", *slurm.worker_options(begun.site)])
+    options = shlex.join([slurm.output(paths.root), "--array=0-N%M", *slurm.worker_options(begun.site)])
     python = shlex.quote(f"ALL,MH_JOB_PYTHON={config.PYTHON}")
     voice.say(f"{number(count, 'chunk')} to compute. Submit an array of jobs over them by hand:")
     voice.say(f"  sbatch --chdir={shlex.quote(str(paths.root))} {options} --export={python} {shlex.quote(str(script))}")

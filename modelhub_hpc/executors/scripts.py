@@ -52,7 +52,7 @@ def job_settings(run: RunRequest) -> dict[str, Any]:
         # what SLURM signals is then the worker, and nothing of it outlives the job
         "python": f"exec {shlex.quote(config.PYTHON)}",
         "worker_command": "modelhub_hpc.executors.worker",
-        "worker_extra_args": [str(word) for word in ours],
+        "worker_extra_args": [shlex.quote(str(word)) for word in ours],
         "job_name": "",
         "job_directives_skip": ["#SBATCH"],  # all of its own
         "job_extra_directives": [shlex.quote(option) for option in options],

@@ -115,6 +115,15 @@ def _plain(name: str) -> str:
     return "_" + text[1:] if text[0] in "-." else text
 
 
+def safe_name(text: str, longest: int = 40) -> str:
+    """Any text as part of a file's, a job's or a script's name.
+
+    >>> safe_name("U-Net/v2"), safe_name("../$(rm x)")
+    ('U-Net_v2', '_.__rm_x_')
+    """
+    return _plain(text)[:longest]
+
+
 def _suffixed(plain: str, hashed: str, digits: int) -> str:
     digest = hashlib.sha256(hashed.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
     return f"{plain[: MAX_ID - 1 - digits]}-{digest}"

@@ -251,3 +251,28 @@ def test_the_session_of_a_killed_worker_is_gone_in_seconds(cluster: Cluster, tmp
     assert time.monotonic() - began < 5
     run.mh("cancel", str(run.outdir))
     run.until(lambda: not run.leftovers(), "nothing left", 30)
+
+
+@pytest.mark.parametrize("executor", ["slurm", "slurm-array"])
+def test_the_name_of_a_model_reaches_no_shell(cluster: Cluster, tmp_path: Path, executor: str) -> None:
+    hostile = tmp_path / "model"
+    subprocess.run(["cp", "-r", REPO / "tests/contributions/obedient", hostile], check=True)
+    config = hostile / "contrib_src/model/config.json"
+    facts = json.loads(config.read_text())
+    facts["meta"]["name"] = f"U-Net/v2 $(touch {tmp_path}/reached)\n;../x"
+    config.write_text(json.dumps(facts))
+    run = SlurmRun(cluster, tmp_path / "site", executor, hostile)
+    run.numbers(6, 0.01)
+    assert run.submit().code == 0
+    record = run.ends()
+    run.right(6)
+    assert not (tmp_path / "reached").exists()
+    assert record["model"]["name"] == facts["meta"]["name"]
+    assert re.fullmatch(r"\d{8}-U-Net_v2[\w.-]*-\w{4}", record["run_id"], re.ASCII)
+
+
+def test_a_folder_that_slurm_cannot_write_into_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    run = SlurmRun(cluster, tmp_path / "back\\slash")
+    run.numbers(1)
+    ended = run.submit()
+    assert ended.code == 2 and "backslash" in ended.err and not run.outdir.exists(), ended.text
