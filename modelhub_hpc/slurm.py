@@ -29,7 +29,7 @@ _UNREACHABLE = re.compile(
     "|unexpected message|transport endpoint|authentication",
     re.IGNORECASE,
 )
-_PASSING = re.compile("inactive|drain|down|unavailable|not available \\(|busy", re.IGNORECASE)
+_NOTHING = "#!/bin/sh\n"
 # but not "Requested time limit is invalid", which no waiting mends
 _LIMIT = re.compile(
     "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit",
@@ -201,7 +201,7 @@ def _walltime(site: SiteConfig, walltime: str | None, flag: str) -> str:
         f"  {each.name}{' (default)' if each.default else ''}: "
         + ("no limit" if each.longest_time == "infinite" else f"at most {each.longest_time}")
         for each in partitions()
-        if site.partition in (None, each.name)
+        if site.partition is None or each.name in site.partition.split(",")
     ]
     question = f"How long may a worker job take? Say it with {flag} (-t), or as 'time' in a configuration file."
     raise UsageError("\n".join([question, "Limits of the partitions here:", *limits]))
@@ -226,29 +226,45 @@ def output(folder: Path) -> str:
     return f"--output={str(folder).replace('%', '%%')}/logs/slurm-%j.out"
 
 
-def refuse(folder: Path) -> None:
-    """UsageError for a folder in which jobs cannot write their logs."""
+def refuse(folder: Path, executor: str) -> None:
+    """UsageError for a folder in which jobs cannot write their logs, or workers cannot work."""
+    trouble = ""
     if "\\" in str(folder):
-        raise UsageError(
-            f"{shown(folder)}: SLURM cannot write logs into a folder with a backslash in its name.\n"
-            "Choose another one: --outdir."
-        )
+        trouble = "SLURM cannot write logs into a folder with a backslash in its name."
+    elif executor == "slurm" and not _is_utf8(str(folder)):
+        trouble = "dask cannot work in a folder whose name is not UTF-8 (--executor slurm-array can)."
+    if trouble:
+        raise UsageError(f"{shown(folder)}: {trouble}\nChoose another one: --outdir.")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def judge(site: SiteConfig) -> None:
     """Have sbatch judge the jobs of a run without submitting any. Raises UsageError, Unreachable, or UnfitError.
 
-    That there is no room now, or that a partition is closed for a while, is no reason to refuse: jobs can wait.
+    That there is no room now, or that nodes are down for a while, is no reason to refuse: jobs can wait.
     """
     for options in (worker_options(site), driver_options(site)):
         try:
-            _run(["sbatch", "--test-only", *options], "#!/bin/sh\n")
+            _run(["sbatch", "--test-only", *options], _NOTHING)
         except LimitReached as error:
             log.info("%s", error)
         except UnfitError as error:
-            if not _PASSING.search(str(error)):
-                raise
+            _judge_in_earnest(options)
             log.warning("%s", error)
+
+
+def _judge_in_earnest(options: Sequence[str]) -> None:
+    """What --test-only refuses, sbatch may take all the same: the former knows only nodes that are up now."""
+    # not held: what such a job asks for is not judged
+    later = ["sbatch", "--parsable", "--begin=now+1hour", "--output=/dev/null", f"--job-name={PREFIX}question"]
+    cancel([_run([*later, *options], _NOTHING).strip().split(";")[0]])
 
 
 def queue(prefix: str = PREFIX, ended: bool = False) -> list[Job]:
@@ -428,10 +444,12 @@ def _run(command: Sequence[str], text: str = "", variables: dict[str, str] | Non
 def _await(process: subprocess.Popen[bytes], text: bytes) -> tuple[bytes, bytes]:
     """What a program of SLURM answers and says; it is not waited for where it waits for room in the queue itself."""
     deadline = time.monotonic() + _TIMEOUT_S
+    unsent: bytes | None = text
     while True:
         try:
-            return process.communicate(text, timeout=_LISTEN_S)
+            return process.communicate(unsent, timeout=_LISTEN_S)
         except subprocess.TimeoutExpired as late:
+            unsent = None  # communicate() goes on with what it was given first
             said = (late.stderr or b"").decode(errors="replace")
             full, late_enough = _LIMIT.search(said), time.monotonic() > deadline
             if full or late_enough:

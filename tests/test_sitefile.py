@@ -155,6 +155,7 @@ def test_whole_nodes_are_used_by_a_worker_for_each_gpu(load: Load) -> None:
         "--mem=515000M",
         "--cpus-per-task=64",
         "--gres=gpu:4",
+        "--signal=B:USR2@60",
     ]
 
 

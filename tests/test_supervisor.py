@@ -52,8 +52,13 @@ class Lab:
         self.told: list[str] = []
         self.answers: list[Exception | None] = []
         self.takes = True
-        hands = Hands(self._submit, lambda: dict(self.there), self._idle, self._leave, lambda job: f"words of {job}")
+        self.noted: list[tuple[str, str]] = []
+        words = "words of {}".format
+        hands = Hands(self._submit, self._note, lambda: dict(self.there), self._idle, self._leave, words)
         self.its = Supervisor(site, RUN, hands, chunks=chunks)
+
+    def _note(self, job_id: str, job: str) -> None:
+        self.noted.append((job_id, job))
 
     def _submit(self, job: str, keep_off: tuple[str, ...]) -> str:
         answer = self.answers.pop(0) if self.answers else None

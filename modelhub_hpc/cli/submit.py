@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import arrays, config, registry, request, resources, run, slurm
+from modelhub_hpc import arrays, config, driver, registry, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.handover import follow, hand_over, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
@@ -71,7 +71,7 @@ def _begin(wanted: Submission, voice: Voice) -> int:
         preview(planned.paths, planned.run, planned.found, None, voice)
         return EXIT_DONE
     if config.on_slurm(site):
-        slurm.refuse(planned.paths.root)
+        slurm.refuse(planned.paths.root, site.executor)
         slurm.judge(site)  # before there is a run folder that nobody can compute
     with privately(site.group_readable):
         begun, paths = run.begin(planned), planned.paths
@@ -87,13 +87,22 @@ def _planned_only(paths: RunPaths, begun: RunRequest, voice: Voice) -> int:
     with privately(begun.site.group_readable):
         count = arrays.plan_only(paths, begun)
     script = resources.folder("slurm") / "predict-array.sbatch"
-    options = shlex.join([slurm.output(paths.root), "--array=0-N%M", *slurm.worker_options(begun.site)])
-    python = shlex.quote(f"ALL,MH_JOB_PYTHON={config.PYTHON}")
+    # before the command, since --export ends a value at a comma
+    variables = " ".join(map(_assignment, driver.variables(begun.site)))
+    folder = [f"--chdir={paths.root}", slurm.output(paths.root)]
+    command = ["sbatch", *folder, "--array=0-N%M", *slurm.worker_options(begun.site), str(script)]
     voice.say(f"{number(count, 'chunk')} to compute. Submit an array of jobs over them by hand:")
-    voice.say(f"  sbatch --chdir={shlex.quote(str(paths.root))} {options} --export={python} {shlex.quote(str(script))}")
+    voice.say(f"  {variables} {shlex.join(command)}")
     if voice.json:
         voice.answer({"run": str(paths.root), "run_id": begun.run_id, "cases": begun.cases, "chunks": count})
     return EXIT_DONE
+
+
+def _assignment(variable: str) -> str:
+    """NAME=VALUE for a shell, on one line."""
+    name, value = variable.split("=", 1)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"{name}=$'{escaped}'" if "\n" in value else f"{name}={shlex.quote(value)}"
 
 
 def _carry_out(

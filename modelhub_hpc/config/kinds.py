@@ -21,15 +21,11 @@ Fingerprint = NewType("Fingerprint", str)
 
 # sbatch options that mh-hpc sets itself, or that have an option of their own, by the name that refuses them
 _OWN_OPTIONS = {
-    **dict.fromkeys(("partition", "p"), "--partition"),
-    **dict.fromkeys(("account", "A"), "--account"),
-    **dict.fromkeys(("time", "t"), "--time"),
-    **dict.fromkeys(("constraint", "C"), "--constraint"),
-    **dict.fromkeys(("cpus-per-task", "c"), "--cpus-per-task"),
-    **{name: f"--{name}" for name in ("qos", "mem", "gres", "gpus-per-node")},
-    **dict.fromkeys(("job-name", "J", "output", "o", "error", "e", "input", "i", "chdir", "D"), ""),
-    **dict.fromkeys(("array", "a", "dependency", "d", "export", "signal", "open-mode", "wrap"), ""),
-    **dict.fromkeys(("requeue", "no-requeue", "wait", "W", "parsable", "test-only", "ntasks", "n"), ""),
+    **{name: f"--{name}" for name in ("partition", "account", "qos", "time", "mem", "cpus-per-task", "constraint")},
+    **{name: f"--{name}" for name in ("gres", "gpus-per-node")},
+    **dict.fromkeys(("job-name", "output", "error", "input", "chdir", "array", "dependency", "export"), ""),
+    **dict.fromkeys(("export-file", "signal", "open-mode", "wrap", "requeue", "no-requeue", "wait", "ntasks"), ""),
+    **dict.fromkeys(("parsable", "test-only", "quiet", "verbose", "version", "help", "usage"), ""),
 }
 
 
@@ -121,10 +117,12 @@ def _walltime(value: Any) -> str:
 
 def _sbatch_argument(value: Any) -> str:
     text = str(value)
-    match = re.match(r"--([a-z][a-z0-9-]*)(?:=|$)|-([A-Za-z])", text)
+    match = re.match(r"--([a-z][a-z0-9-]*)(?:=|$)", text)
     if not match or not text.isprintable():
-        raise ValueError("an argument of sbatch such as --exclusive or --reservation=NAME")
-    own = _OWN_OPTIONS.get(match[1] or match[2])
+        # a short one may hide others behind it: -HJname
+        raise ValueError("a long argument of sbatch such as --exclusive or --reservation=NAME")
+    # sbatch takes the first letters of an option for it
+    own = next((flag for name, flag in _OWN_OPTIONS.items() if name.startswith(match[1])), None)
     if own is not None:
         raise ValueError(f"free to give: use {own} instead" if own else "free to give: mh-hpc sets it itself")
     return text
@@ -172,7 +170,8 @@ def seconds_of(walltime: str) -> float:
     """
     if walltime.upper() in ("UNLIMITED", "INFINITE"):
         return float("inf")
-    match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?)|(?:(?:(\d+):)?(\d+):(\d+))|(\d+)", walltime.strip())
+    forms = r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?)|(?:(?:(\d+):)?(\d+):(\d+))|(\d+)"
+    match = re.fullmatch(forms, walltime.strip(), re.ASCII)
     if not match:
         raise ValueError(f"not a walltime: {walltime!r}")
     days, hours, minutes, seconds, hours_, minutes_, seconds_, only_minutes = (int(g or 0) for g in match.groups())

@@ -119,9 +119,10 @@ def _hands(run: RunRequest, paths: RunPaths, cluster: Any, client: Any) -> Hands
     def submit(name: str, excluded: tuple[str, ...]) -> str:
         script = worker_script(run, cluster.scheduler_address, name)
         keep_off = [f"--exclude={','.join(excluded)}"] if excluded else []
-        job_id = slurm.submit([f"--job-name={name}", *keep_off], script, paths.root)
+        return slurm.submit([f"--job-name={name}", *keep_off], script, paths.root)
+
+    def note(job_id: str, name: str) -> None:
         note_job(paths, job_id, "worker", name)
-        return job_id
 
     def workers() -> dict[str, str]:
         states = list(cluster.scheduler.workers.values())
@@ -135,7 +136,7 @@ def _hands(run: RunRequest, paths: RunPaths, cluster: Any, client: Any) -> Hands
         if addresses:
             client.run(leave, workers=addresses, wait=False, on_error="ignore")
 
-    return Hands(submit, workers, idle, have_leave, lambda job_id: last_words(paths, job_id))
+    return Hands(submit, note, workers, idle, have_leave, lambda job_id: last_words(paths, job_id))
 
 
 def _next_number(paths: RunPaths) -> int:

@@ -30,12 +30,14 @@ _RETRY_S = 2.0
 class Hands:
     """What a supervisor can do besides asking SLURM.
 
-    submit: a job of that name, which keeps off these nodes; its id. registered: worker -> node it is on, for
+    submit: a job of that name, which keeps off these nodes; its id. note: that a job of that id and name is ours;
+    registered: worker -> node it is on, for
     those that are connected. idle: workers without a chunk. leave: have workers take no more chunks. last_words: of
     the log of a job.
     """
 
     submit: Callable[[str, tuple[str, ...]], str]
+    note: Callable[[str, str], None]
     registered: Callable[[], Mapping[str, str]]
     idle: Callable[[], set[str]]
     leave: Callable[[set[str]], None]
@@ -202,7 +204,8 @@ class Supervisor:
         there = {job.name: job for job in self._queue}
         for name, mine in list(self._mine.items()):
             if name in there:
-                mine.id, mine.strange = there[name].id, 0
+                self._take_note(name, there[name].id)
+                mine.strange = 0
             if name in registered and not mine.has_registered:
                 mine.has_registered, self._failed_starts = True, 0
             if name not in there and name not in registered:
@@ -267,7 +270,7 @@ class Supervisor:
             self._numbers += 1
             self._mine[name] = _Mine(None)  # first, so that a job is known even if the answer to sbatch is lost
             try:
-                self._mine[name].id = self.hands.submit(name, tuple(self.excluded))
+                self._take_note(name, self.hands.submit(name, tuple(self.excluded)))
             except slurm.LimitReached as error:
                 self.waiting = str(error)
                 log.info("%s", error)
@@ -276,6 +279,12 @@ class Supervisor:
                 self._refused(error)
                 return False
         return True
+
+    def _take_note(self, name: str, job_id: str) -> None:
+        """Of a job that SLURM has, whether it said so or was only found to have it."""
+        if self._mine[name].id is None:
+            self._mine[name].id = job_id
+            self.hands.note(job_id, name)
 
     def _refused(self, error: UnfitError) -> None:
         """Sbatch wants no such job: the end, unless others are there to do the work."""

@@ -113,8 +113,11 @@ async def _serve(worker: Any) -> None:
     log.info("%s is done", HERE.name)
 
 
-def leave() -> None:
-    """What a driver has a worker do that it no longer needs: take no more chunks."""
+async def leave() -> None:
+    """What a driver has a worker do that it no longer needs: take no more chunks.
+
+    A coroutine, since dask waits for anything else, or drops it.
+    """
     HERE.leave()
 
 

@@ -169,7 +169,7 @@ def test_an_array_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     run.numbers(40, 0.05)
     planned = run.submit("--plan-only")
     assert planned.code == 0 and not run.jobs(), planned.text
-    line = next(each for each in planned.out.splitlines() if each.strip().startswith("sbatch"))
+    line = next(each for each in planned.out.splitlines() if " sbatch " in each)
     for tasks in ("1-2", "0-3%2"):  # the first is not all of it
         typed = line.replace("0-N%M", tasks).replace("sbatch", "sbatch --wait", 1)
         # the environment is exported by hand: it has to hold what the model's runtime needs

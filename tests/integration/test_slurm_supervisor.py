@@ -53,7 +53,6 @@ def waiting(run: SlurmRun) -> str:
 # -- as many as it can use --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="dask has workers wait only for coroutines: none is ever told to leave")
 def test_with_a_minimum_jobs_go_when_the_work_goes(run: SlurmRun) -> None:
     run.numbers(30)
     run.order("n00000", "SLEEP 10 0")  # what the others do not wait for
@@ -120,7 +119,6 @@ def test_jobs_that_sbatch_does_not_own_up_to(run: SlurmRun, tmp_path: Path) -> N
     assert len({worker["job"] for worker in run.record()["workers"]}) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="only a job whose submission was answered is noted")
 def test_such_jobs_are_in_the_record(run: SlurmRun, tmp_path: Path) -> None:
     lost = f'"$real" "$@"; echo "{SOCKET}" >&2; exit 1'
     path = wrap(tmp_path / "bin", "sbatch", f'case "$*" in *--job-name=mh-*-w*) {lost};; esac')
