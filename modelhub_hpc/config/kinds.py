@@ -100,7 +100,7 @@ def _fingerprint(value: Any) -> str:
 def _word(value: Any) -> str:
     """A word for sbatch: not empty, without spaces or control characters."""
     text = str(value)
-    if not text or not text.isprintable() or any(c.isspace() for c in text) or text.startswith("-"):
+    if not text or not text.isprintable() or any(c.isspace() for c in text) or text[0] == "-" or "\\" in text:
         raise ValueError("a word without spaces")
     return text
 
@@ -118,8 +118,8 @@ def _walltime(value: Any) -> str:
 def _sbatch_argument(value: Any) -> str:
     text = str(value)
     match = re.match(r"--([a-z][a-z0-9-]*)(?:=|$)", text)
-    if not match or not text.isprintable():
-        # a short one may hide others behind it: -HJname
+    if not match or not text.isprintable() or "\\" in text:
+        # sbatch takes a backslash in a script for itself, and a short one may hide others behind it: -HJname
         raise ValueError("a long argument of sbatch such as --exclusive or --reservation=NAME")
     # sbatch takes the first letters of an option for it
     own = next((flag for name, flag in _OWN_OPTIONS.items() if name.startswith(match[1])), None)

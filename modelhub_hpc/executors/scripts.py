@@ -16,6 +16,7 @@ OWN = Path(".mh-hpc/workers")
 TLS = OWN / "tls"
 OUTPUT = "logs/slurm-%j.out"
 DEATH_S = 120.0
+_SECTION = "mh-hpc"  # of the configuration of dask-jobqueue
 
 
 def security(folder: Path = TLS) -> Any:
@@ -63,7 +64,7 @@ def job_settings(run: RunRequest) -> dict[str, Any]:
         "shebang": "#!/bin/bash",
         "interface": None,
         "protocol": "tls://",
-        "config_name": "slurm",
+        "config_name": _SECTION,
     }
 
 
@@ -80,7 +81,11 @@ def jobqueue() -> Any:
     The first call is the main thread's.
     """
     before = signal.getsignal(signal.SIGINT)
+    import dask
     from dask_jobqueue import slurm as found
 
     signal.signal(signal.SIGINT, before)
+    # what it is not told it reads from files of its own, unless there is a section that says nothing
+    section = {name: None for name in dask.config.get("jobqueue.slurm")}
+    dask.config.set({f"jobqueue.{_SECTION}": {**section, "job-script-prologue": [], "scheduler-options": {}}})
     return found
