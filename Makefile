@@ -62,8 +62,10 @@ cluster-stop:
 engine-matrix: $(VENV)/.tests
 	$(BIN)/python tests/engine/matrix.py --work $(BUILD)/interpreters
 
-bench: $(VENV)/.tests image
+bench: $(VENV)/.tests $(TEST_TOOLS) image
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/soak.py --cases 1000
 	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
 	$(BIN)/python benchmarks/start.py
 

@@ -72,6 +72,7 @@ class Soak:
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._down = ""  # a daemon that was killed
+        self._mended = -START_S  # when one was started again
         self._resuming: subprocess.Popen[str] | None = None
         self._not_before = 0.0  # the run is resumed, for the last driver is on its way
         self._published: collections.Counter[str] = collections.Counter()  # chunks, by worker
@@ -122,7 +123,8 @@ class Soak:
             out, err = self._resuming.communicate()
             code, self._resuming = self._resuming.returncode, None
             log.info("resumed: exit code %d: %s", code, " ".join(f"{out}{err}".split()))
-            if code not in (EXIT_DONE, EXIT_TRY_AGAIN):
+            # a controller that has just come back knows of no node that would do
+            if code not in (EXIT_DONE, EXIT_TRY_AGAIN) and time.monotonic() - self._mended > START_S:
                 raise AssertionError(f"exit code {code} of submit --resume:\n{out}{err}")
             self.resumed += code == EXIT_DONE
             self._not_before = time.monotonic() + (START_S if code == EXIT_DONE else 1.0)
@@ -138,6 +140,7 @@ class Soak:
             cluster.start_controller()
         elif name:
             cluster.start_node(name)
+        self._mended = time.monotonic() if name else self._mended
 
     # -- and is hindered ------------------------------------------------------------------------------------------
 
@@ -166,6 +169,8 @@ class Soak:
             driver = self.run.driver()
             return [Victim(kind, driver.pid)] if driver else []
         if kind in ("slurmctld", "slurmd"):
+            if not self.run.driver() or not self.run.workers():
+                return []  # or else SLURM alone would be hit again and again, and never get to start them
             names = [kind] if kind == "slurmctld" else self.run.cluster.shape.node_names
             return [Victim(kind, pid, name) for name, pid in self.run.cluster.pids().items() if name in names]
         workers = [Victim(kind, each.pid, _name(each)) for each in self.run.workers()]
