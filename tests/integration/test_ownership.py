@@ -83,7 +83,7 @@ def ctrl_c(site: Site) -> None:
     assert 2 <= done < CASES and all(r.status == "done" and r.attempts == 1 for r in site.results())
     assert site.record()["stopped"] == "interrupted"
     assert site.leaves_nothing(), site.leftovers()
-    (line,) = [line.strip() for line in ended.err.splitlines() if line.strip().startswith("mh-hpc submit")]
+    (line,) = [line.strip() for line in ended.err.splitlines() if line.strip().startswith("mh-hpc resume")]
     resumed = typed(line)
     assert resumed.returncode == 0, resumed.stderr
     assert f"{done} of {CASES} done, {CASES - done} to go" in resumed.stdout
