@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grounds import Process
 from slurm_cluster import Cluster, StartCluster, wait_for
-from slurm_driving import SlurmRun
+from slurm_driving import SlurmRun, kill
 
 SOCKET = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 
@@ -65,6 +68,29 @@ def test_with_a_minimum_jobs_go_when_the_work_goes(run: SlurmRun) -> None:
     run.right(30)
     assert len(run.record()["workers"]) == 6  # all of them had worked
     assert "CANCELLED" not in run.log()
+
+
+@pytest.mark.xfail(strict=True, reason="the supervisor waits for the worker's answer, and the end of the run for it")
+def test_a_worker_that_hangs_holds_nobody_up(run: SlurmRun) -> None:
+    run.numbers(30)
+    run.order("n00000", "SLEEP 12 0")
+    begun(run, "--chunk-size", "1", MH_HPC_MIN_WORKERS="1", MH_HPC_POLL_S="4")
+    run.until(lambda: run.shards() == 29, "all but the long one")
+    done = "".join(path.read_text() for path in run.outdir.glob("shards/*.jsonl"))
+    # who has the long one has published nothing, since it was the first to be sent
+    idle = [each for each in run.workers() if f'"{worker_name(each)}"' in done]
+    kill(idle[0], signal.SIGSTOP)
+    try:
+        run.until(lambda: len(run.jobs("w")) == 2, "all leave but the one that works and the one that hangs", 20)
+        run.ends(within_s=30)
+    finally:
+        kill(idle[0])
+    run.right(30)
+
+
+def worker_name(worker: Process) -> str:
+    words = shlex.split(worker.command)
+    return words[words.index("--name") + 1]
 
 
 # -- as few as it can get ---------------------------------------------------------------------------------------------
