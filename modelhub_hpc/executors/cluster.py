@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -134,9 +135,17 @@ def _hands(run: RunRequest, paths: RunPaths, cluster: Any, client: Any) -> Hands
     def have_leave(names: set[str]) -> None:
         addresses = [s.address for s in list(cluster.scheduler.workers.values()) if str(s.name) in names]
         if addresses:
-            client.run(leave, workers=addresses, wait=False, on_error="ignore")
+            # a worker that hangs never answers, and nobody waits for it
+            threading.Thread(target=_tell, args=(client, addresses), daemon=True).start()
 
     return Hands(submit, note, workers, idle, have_leave, lambda job_id: last_words(paths, job_id))
+
+
+def _tell(client: Any, addresses: list[str]) -> None:
+    try:
+        client.run(leave, workers=addresses, wait=False, on_error="ignore")
+    except Exception as error:  # the run may have ended meanwhile, and its client with it
+        log.debug("not told to leave: %s: %r", addresses, error)
 
 
 def _next_number(paths: RunPaths) -> int:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 5
 MAX_BAD_NODES = 2  # of a model that has not started anywhere yet
 _SLOWEST_LOOK_S = 60.0
-_RETRY_S = 2.0
+_STOP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Supervisor:
         self._over.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_S)  # it may be asking a SLURM that does not answer
         try:
             jobs = [job for job in self._alive(slurm.queue(self._prefix)) if job.state != "RUNNING"]
             slurm.cancel(job.id for job in jobs)

@@ -70,7 +70,6 @@ def test_with_a_minimum_jobs_go_when_the_work_goes(run: SlurmRun) -> None:
     assert "CANCELLED" not in run.log()
 
 
-@pytest.mark.xfail(strict=True, reason="the supervisor waits for the worker's answer, and the end of the run for it")
 def test_a_worker_that_hangs_holds_nobody_up(run: SlurmRun) -> None:
     run.numbers(30)
     run.order("n00000", "SLEEP 12 0")
