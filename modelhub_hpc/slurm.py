@@ -35,7 +35,10 @@ _LIMIT = re.compile(
     "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit",
     re.IGNORECASE,
 )
-_OVER_MEMORY = re.compile("oom.kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
+# SLURM's own words in a job's log: sessions that were killed are said to have been "out of memory", too
+_OVER_MEMORY = re.compile(
+    r"^(?:slurmstepd|srun)\S*: .*(?:oom.kill|out of memory|exceeded .*memory limit)", re.IGNORECASE | re.MULTILINE
+)
 _ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 )

@@ -263,6 +263,7 @@ STEPD = "slurmstepd-node1: error: "
         ("CANCELLED", f"{STEPD}*** JOB 3 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***", "others"),
         ("NODE_FAIL", "", "others"),
         ("FAILED", "ValueError: 3 GB of memory are not enough", ""),
+        ("FAILED", "WARNING case a: killed by SIGKILL (often: out of memory; ask for more with --mem); once more", ""),
         ("COMPLETED", "", ""),
         ("", "", ""),
     ],
