@@ -272,6 +272,8 @@ def test_whatever_slurm_says_the_profile_loads_or_is_refused(
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.getbasetemp() / "fuzz"
         folder.mkdir(exist_ok=True)
+        for name in [each for each in os.environ if each.startswith(config.PREFIX)]:
+            patch.delenv(name)
         for name in ("HOME", "XDG_CONFIG_DIRS", "XDG_CONFIG_HOME"):
             patch.setenv(name, str(folder))
         patch.chdir(folder)
