@@ -606,7 +606,8 @@ def test_sbatch_and_a_shell_read_the_script_as_it_is_meant(
     request_of: Callable[[SiteConfig], RunRequest], real: Cluster, tmp_path: Path
 ) -> None:
     none = {"partition": None, "account": None, "qos": None, "constraint": None, "gres": Word("gpu:2")}
-    site = dataclasses.replace(FULL, **none, mem_mb=1000, threads=1)  # type: ignore[arg-type]
+    odd = Word("ib0;$(exit)>&2")
+    site = dataclasses.replace(FULL, **none, mem_mb=1000, threads=1, interface=odd)  # type: ignore[arg-type]
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$WHERE" "$@" > "$0.called"\n')
     python.chmod(0o755)
@@ -623,4 +624,5 @@ def test_sbatch_and_a_shell_read_the_script_as_it_is_meant(
     words = (tmp_path / "python.called").read_text().splitlines()
     assert words[:4] == ["/h", "-m", "modelhub_hpc.executors.worker", "tls://driver:1"]
     assert words[words.index("--name") + 1] == "mh-20260101-obedient-abcd-w1"
+    assert words[words.index("--interface") + 1] == odd
     assert not list(tmp_path.glob("*run*/"))
