@@ -313,6 +313,44 @@ def test_all_workers_of_a_lost_job_leave(folder: Path) -> None:
     assert lab.told == [f"{name(2)}-0", f"{name(2)}-1"]
 
 
+# -- jobs that are there, and workers that are not --------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="a job counts as long as SLURM has it, whatever its workers do")
+def test_a_job_without_its_worker_is_ended_and_replaced(lab: Lab) -> None:
+    """As when the worker hangs, and dask has given it up."""
+    del lab.there[name(3)]
+    assert lab.look(2) == [] and not lab.cancelled()  # it may only be about to end
+    lab.look(4)
+    assert set(lab.cancelled()) == {"103"} and not lab.told
+    lab.ends(3, state="CANCELLED")
+    assert lab.look(3) == [7]
+
+
+@pytest.mark.xfail(strict=True, reason="a job counts as long as SLURM has it, whatever its workers do")
+def test_a_job_that_has_lost_one_of_its_workers_makes_room_for_a_whole_one(folder: Path) -> None:
+    lab = Lab(folder, TWO_PER_JOB)
+    lab.look()
+    lab.jobs |= {name(number): "RUNNING" for number in (1, 2, 3)}
+    lab.there = {f"{name(number)}-{slot}": "node1" for number in (1, 2, 3) for slot in (0, 1)}
+    lab.look()
+    del lab.there[f"{name(2)}-1"]
+    lab.look(2)
+    assert not lab.told
+    lab.look(4)
+    assert set(lab.told) == {f"{name(2)}-0"} and not lab.cancelled()
+
+
+def test_workers_of_a_job_need_not_connect_at_once(folder: Path) -> None:
+    lab = Lab(folder, TWO_PER_JOB)
+    lab.look()
+    lab.jobs |= {name(number): "RUNNING" for number in (1, 2, 3)}
+    lab.look(9)
+    lab.there = {f"{name(number)}-0": "node1" for number in (1, 2, 3)}
+    lab.look(9)
+    assert not lab.told and not lab.cancelled() and len(lab.submitted) == 3
+
+
 # -- starts that fail -------------------------------------------------------------------------------------------------
 
 

@@ -470,6 +470,18 @@ def test_a_folder_in_which_slurm_can_write_no_log_is_refused(cluster: Cluster, t
     assert not run.outdir.exists()
 
 
+@pytest.mark.xfail(strict=True, reason="only a new run looks at the name of its folder")
+def test_nor_is_a_run_of_this_machine_continued_there(cluster: Cluster, tmp_path: Path) -> None:
+    run = Daring(cluster, tmp_path / "back\\slash", "inline")
+    run.order("a", "FAIL")
+    run.order("b", "OK 1")
+    begun = run.command(run.argv("--chunk-size", "1", "--fail-fast"))
+    assert begun.code == 3 and "to go    1" in begun.out, begun.text
+    run.executor = "slurm"
+    ended = run.command(run.argv("--resume", "-t", "5"))
+    assert ended.code == 2 and "--outdir" in ended.err, ended.text
+
+
 # -- what is meant to reach a shell -----------------------------------------------------------------------------------
 
 COMMENT = "it's \"a  b\"; $(pwn) #x %j"
