@@ -19,7 +19,7 @@ from slurm_cluster import Cluster, StartCluster, job
 from slurm_driving import SlurmRun, kill, table, undisturbed
 
 DIGITS = REPO / "registry/contributions/digits-cnn"
-FULL_MB, ROOM_MB = 40, 2
+SIZE_MB, ROOM_MB = 120, 40
 
 
 @pytest.fixture(scope="module")
@@ -182,21 +182,23 @@ def test_an_array_by_hand(cluster: Cluster, tmp_path: Path) -> None:
 
 # -- a full disk --------------------------------------------------------------------------------------------------
 
+# what the root of a mount namespace has to do; the rest needs no root
+STAGE = 'mount -t tmpfs -o "size=$1m,mode=0777" small "$2" || exit 77; shift 2; exec "$@"'
+
 SCENE = """
 import sys
 sys.path[:0] = {places!r}
-import json, os, subprocess, time
+import json
 from pathlib import Path
 from slurm_driving import SlurmRun
 from testcluster import Cluster
 small, work = Path(sys.argv[1]), Path(sys.argv[2])
-if subprocess.run(["mount", "-t", "tmpfs", "-o", "size={full}m,mode=0777", "small", small]).returncode:
-    sys.exit(77)
 cluster = Cluster(work / "cl", nodes=1)
 cluster.start()
 try:
     run = SlurmRun(cluster, work)
     run.outdir = small / "run"
+    (small / "ballast").write_bytes(bytes({ballast} * 2**20))
     for number in range(60):
         run.order(f"n{{number:05d}}", f"NOISE 1 {{number}}")
     ended = run.submit("--workers", "2", "--chunk-size", "2")
@@ -204,7 +206,7 @@ try:
     run.until(run.is_over, "the end")
     first = run.record()["exit_code"], run.record()["counts"], run.record()["stopped"]
     run.until(lambda: not run.jobs(), "no job left", 30)
-    subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)
+    (small / "ballast").unlink()
     again = run.submit("--resume", "--wait")
     counts = run.record()["counts"]
     half = [str(path) for path in run.outdir.rglob("*.part")]
@@ -220,11 +222,14 @@ def test_a_run_folder_that_is_full_stops_the_run_and_loses_nothing(start_cluster
     small = tmp_path / "small"
     small.mkdir()
     places = [str(REPO / place) for place in ("tests", "tests/integration", "slurm/testcluster")]
-    scene = SCENE.format(places=places, full=FULL_MB)
-    apart = ["unshare", *(["--user", "--map-root-user"] if os.geteuid() else []), "--mount"]
     work = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    # the daemons of SLURM would drop groups if they were root in there, which that may not: they are this user again
+    me = ["unshare", "--user", f"--map-user={os.getuid()}", f"--map-group={os.getgid()}"] if os.geteuid() else []
+    scene = SCENE.format(places=places, ballast=SIZE_MB - ROOM_MB)
+    apart = ["unshare", *(["--user", "--map-root-user"] if os.geteuid() else []), "--mount"]
+    stage = ["sh", "-c", STAGE, "sh", str(SIZE_MB), small]
     done = subprocess.run(
-        [*apart, sys.executable, "-c", scene, small, work],
+        [*apart, *stage, *me, sys.executable, "-c", scene, small, work],
         env=environment(),
         capture_output=True,
         text=True,
