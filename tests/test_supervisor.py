@@ -316,7 +316,6 @@ def test_all_workers_of_a_lost_job_leave(folder: Path) -> None:
 # -- jobs that are there, and workers that are not --------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a job counts as long as SLURM has it, whatever its workers do")
 def test_a_job_without_its_worker_is_ended_and_replaced(lab: Lab) -> None:
     """As when the worker hangs, and dask has given it up."""
     del lab.there[name(3)]
@@ -327,7 +326,6 @@ def test_a_job_without_its_worker_is_ended_and_replaced(lab: Lab) -> None:
     assert lab.look(3) == [7]
 
 
-@pytest.mark.xfail(strict=True, reason="a job counts as long as SLURM has it, whatever its workers do")
 def test_a_job_that_has_lost_one_of_its_workers_makes_room_for_a_whole_one(folder: Path) -> None:
     lab = Lab(folder, TWO_PER_JOB)
     lab.look()

@@ -144,6 +144,7 @@ def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
     voice.say(standing(current.cases, state, wanted.retry_failed))
     if to_go:
         if config.on_slurm(current.site):
+            slurm.refuse(paths.root, current.site.executor)
             slurm.judge(current.site)
         retries = run.retries(state) if wanted.retry_failed else ()
         return _carry_out(paths, current, retries, wanted, voice)

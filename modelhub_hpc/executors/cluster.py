@@ -23,7 +23,7 @@ from modelhub_hpc.executors.supervisor import Hands, Supervisor
 from modelhub_hpc.executors.worker import leave
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest
-from modelhub_hpc.runfolder import Json, write_synced
+from modelhub_hpc.runfolder import Json, privately, write_synced
 from modelhub_hpc.session import StartError
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,8 @@ def _make_certificate(folder: Path) -> None:
     ours = Security.temporary()  # type: ignore[no-untyped-call]
     (folder / TLS.name).mkdir(parents=True, mode=0o700)
     write_synced(folder / TLS.name / "cert.pem", str(ours.tls_ca_file).encode())
-    write_synced(folder / TLS.name / "key.pem", str(ours.tls_scheduler_key).encode())
+    with privately():  # whatever the group may read of a run
+        write_synced(folder / TLS.name / "key.pem", str(ours.tls_scheduler_key).encode())
 
 
 def _roll_call(supervisor: Supervisor) -> Any:

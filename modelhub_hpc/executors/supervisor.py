@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 5
 MAX_BAD_NODES = 2  # of a model that has not started anywhere yet
 _SLOWEST_LOOK_S = 60.0
+_SHORT_LOOKS = 4  # a worker that leaves may take a while to end its session
 _STOP_S = 10.0
 
 
@@ -46,12 +47,17 @@ class Hands:
 
 @dataclass
 class _Mine:
-    """A job of ours. id: None while it is not known whether SLURM took it; strange: looks at which it was gone."""
+    """A job of ours. id: None while it is not known whether SLURM took it; strange: looks at which it was gone.
+
+    most: workers that it has had at once; short: looks in a row at which it had fewer.
+    """
 
     id: str | None
     has_registered: bool = False
     unwanted: bool = False
     strange: int = 0
+    most: int = 0
+    short: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,7 @@ class Supervisor:
         registered = {_job_name(worker, self._mine) for worker in self.hands.registered()}
         self._account(registered)
         self._send_strays_away(registered)
+        self._end_short_jobs()
         moved = self._adjust(registered)
         return moved or [(j.id, j.state) for j in before] != [(j.id, j.state) for j in self._queue]
 
@@ -244,6 +251,19 @@ class Supervisor:
         if strays:
             log.warning("%s: SLURM no longer has their jobs, so they leave", ", ".join(sorted(strays)))
             self.hands.leave(self._workers_of(strays))
+
+    def _end_short_jobs(self) -> None:
+        """A job that has lost a worker, which may only hang, ends once the others are done: a whole one replaces it."""
+        have = collections.Counter(_job_name(worker, self._mine) for worker in self.hands.registered())
+        for job in self._queue:
+            mine = self._mine[job.name]
+            mine.most = max(mine.most, have[job.name])
+            mine.short = mine.short + 1 if have[job.name] < mine.most else 0
+        short = [job for job in self._queue if self._mine[job.name].short >= _SHORT_LOOKS]
+        for job in short:
+            log.warning("job %s (%s) has lost a worker and is ended", job.id, job.name)
+        self.hands.leave(self._workers_of({job.name for job in short}))
+        slurm.cancel(job.id for job in short if not have[job.name])
 
     def _workers_of(self, jobs: set[str]) -> set[str]:
         return {worker for worker in self.hands.registered() if _job_name(worker, self._mine) in jobs}

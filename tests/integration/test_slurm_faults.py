@@ -44,6 +44,7 @@ def test_one_worker_cancelled(run: SlurmRun, cluster: Cluster, tmp_path: Path) -
 def test_all_workers_cancelled_again_and_again(run: SlurmRun, cluster: Cluster, tmp_path: Path) -> None:
     begun(run)
     for _ in range(3):
+        run.until(lambda: run.jobs("w"), "workers to cancel")
         cluster.run("scancel", *run.jobs("w"))
         before = run.shards()
         run.until(lambda: run.shards() > before, "work goes on")

@@ -470,7 +470,6 @@ def test_a_folder_in_which_slurm_can_write_no_log_is_refused(cluster: Cluster, t
     assert not run.outdir.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="only a new run looks at the name of its folder")
 def test_nor_is_a_run_of_this_machine_continued_there(cluster: Cluster, tmp_path: Path) -> None:
     run = Daring(cluster, tmp_path / "back\\slash", "inline")
     run.order("a", "FAIL")

@@ -72,7 +72,7 @@ def test_with_a_minimum_jobs_go_when_the_work_goes(run: SlurmRun) -> None:
 
 def test_a_worker_that_hangs_holds_nobody_up(run: SlurmRun) -> None:
     run.numbers(30)
-    run.order("n00000", "SLEEP 12 0")
+    run.order("n00000", "SLEEP 25 0")
     begun(run, "--chunk-size", "1", MH_HPC_MIN_WORKERS="1", MH_HPC_POLL_S="4")
     run.until(lambda: run.shards() == 29, "all but the long one")
     done = "".join(path.read_text() for path in run.outdir.glob("shards/*.jsonl"))
@@ -81,7 +81,7 @@ def test_a_worker_that_hangs_holds_nobody_up(run: SlurmRun) -> None:
     kill(idle[0], signal.SIGSTOP)
     try:
         run.until(lambda: len(run.jobs("w")) == 2, "all leave but the one that works and the one that hangs", 20)
-        run.ends(within_s=30)
+        run.ends(within_s=45)
     finally:
         kill(idle[0])
     run.right(30)
