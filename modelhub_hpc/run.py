@@ -349,10 +349,19 @@ class _Loop:
             self._expect(len(todo) + len(flying))
             if not flying:
                 time.sleep(TICK_S)
-            ready, _ = wait(flying, timeout=TICK_S, return_when=FIRST_COMPLETED)
-            for future in ready:
-                self._take(future, flying.pop(future), todo, settled)
+            self._take_ready(flying, todo, settled)
             self._report()
+
+    def _take_ready(
+        self,
+        flying: dict[Future[ChunkDone], ChunkTask],
+        todo: collections.deque[ChunkTask],
+        settled: Callable[[ChunkDone], None],
+    ) -> None:
+        """What has come by now. No future outlives this: its worker keeps the result until then, and stays for it."""
+        ready, _ = wait(flying, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        for future in ready:
+            self._take(future, flying.pop(future), todo, settled)
 
     def _expect(self, sent: int) -> None:
         """Have as many workers as there is work for; hear of it if there will be none."""

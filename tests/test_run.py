@@ -1,10 +1,13 @@
-"""The driver's beginning and end, where no model needs to run."""
+"""The driver, seen from inside: its beginning and end, and what it keeps in between."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import weakref
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grounds import OBEDIENT, Write
@@ -12,6 +15,7 @@ from grounds import OBEDIENT, Write
 from modelhub_hpc import owner, run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InvalidError, TryAgainError
+from modelhub_hpc.executors.pool import InlineExecutor
 
 
 @pytest.fixture
@@ -76,3 +80,27 @@ def test_resume_refuses_another_model(planned: run.Planned, tmp_path: Path) -> N
         stream.write("# changed\n")
     with pytest.raises(InvalidError, match="has changed since this run began"):
         run.resume(other.paths, begun.site)
+
+
+def test_a_result_is_let_go_of_once_it_is_taken(
+    command: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker keeps a result for as long as the driver holds its future, and cannot leave in peace."""
+    for number in range(4):
+        command(f"OK {number}", f"n{number}")
+    sent: list[weakref.ref[Future[Any]]] = []
+    held: list[int] = []
+    submit = InlineExecutor.submit
+
+    def watched(*given: Any) -> Future[Any]:
+        held.append(sum(each() is not None for each in sent))
+        future = submit(*given)
+        sent.append(weakref.ref(future))
+        return future
+
+    monkeypatch.setattr(InlineExecutor, "submit", watched)
+    site = SiteConfig(runtime="host", executor="inline", chunk_size=1)
+    planned = run.plan(run.Asked(str(OBEDIENT), (str(tmp_path / "inputs"),), site, tmp_path / "run"))
+    begun = run.begin(planned)
+    outcome = run.execute(planned.paths, begun, run.Options(), lambda _: None, run.Stop())
+    assert (outcome.code, held) == (0, [0, 0, 0, 0])
