@@ -15,7 +15,7 @@ from modelhub_hpc.errors import InvalidError, TryAgainError
 from modelhub_hpc.images import Image
 from modelhub_hpc.inputs import InputLimits
 from modelhub_hpc.launch import SessionSpec
-from modelhub_hpc.registry import InputSpec, ModelEntry, OutputSpec
+from modelhub_hpc.contribution import InputSpec, Contribution, OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, replace_json
 
 FORMAT = 1
@@ -30,7 +30,7 @@ class RunRequest:
     command: str
     software: str
     engine: str
-    model: ModelEntry
+    model: Contribution
     image: Image | None
     site: SiteConfig
     inputs: tuple[str, ...]
@@ -132,14 +132,14 @@ def _request(data: dict[str, Any]) -> RunRequest:
     )
 
 
-def _model(data: Mapping[str, Any]) -> ModelEntry:
+def _model(data: Mapping[str, Any]) -> Contribution:
     inputs = tuple(
         InputSpec(i["key"], tuple(i["formats"]), tuple((a, b) for a, b in i["dim_limits"]), i["description"])
         for i in data["inputs"]
     )
     outputs = tuple(OutputSpec(**o) for o in data["outputs"])
     places = {name: Path(data[name]) for name in ("path", "contrib_src")}
-    return ModelEntry(**{**data, **places, "inputs": inputs, "outputs": outputs})
+    return Contribution(**{**data, **places, "inputs": inputs, "outputs": outputs})
 
 
 def _plain(value: Any) -> Any:

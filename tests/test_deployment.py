@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from grounds import REPO
 
-from modelhub_hpc import deployment, registry
+from modelhub_hpc import contribution, deployment
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.deployment import card, layout, staging
 from modelhub_hpc.errors import InvalidError, TryAgainError, UsageError
 from modelhub_hpc.images import Image
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.contribution import Contribution
 
 DIGITS = REPO / "registry/contributions/digits-cnn"
 GOLDEN = REPO / "tests/golden/deployment.txt"
@@ -47,7 +47,7 @@ def contribute(tmp_path: Path) -> Contribute:
     return write
 
 
-def card_of(model: ModelEntry) -> card.Card:
+def card_of(model: Contribution) -> card.Card:
     return card.read(model, IMAGE, REPO / "engine")
 
 
@@ -56,7 +56,7 @@ def card_of(model: ModelEntry) -> card.Card:
 
 def test_everything_written_into_an_image_is_as_reviewed() -> None:
     """MH_TEST_UPDATE_GOLDEN=1 rewrites the golden file; the diff is then to be reviewed."""
-    facts = card_of(dataclasses.replace(registry.read(DIGITS), digest="c" * 64))
+    facts = card_of(dataclasses.replace(contribution.read(DIGITS), digest="c" * 64))
     texts = layout.texts("python3", card.help_text(facts, "digits.sif"), card.labels(facts))
     written = "".join(f"==> {name}\n{text}\n" for name, text in texts.items())
     if os.environ.get("MH_TEST_UPDATE_GOLDEN"):
@@ -73,7 +73,7 @@ def test_a_flat_configuration_without_licence_and_with_a_citation(contribute: Co
         config["publication"] = {"title": "On T.", "authors": ["A. B", "C. D"], "year": 2016, "source": "J",
                                  "bibtex": "@a{doi={10.1000/xyz.1}}", "url": "https://x.org"}  # fmt: skip
 
-    facts = card_of(registry.read(contribute(flatten)))
+    facts = card_of(contribution.read(contribute(flatten)))
     text = card.help_text(facts, "m.sif")
     assert "no licence given" in text and "A. B, C. D. On T. J. 2016. https://x.org" in text
     assert "image/png; channels or z, then y, x: 1 x at most 9 x any." in text
@@ -86,7 +86,7 @@ def test_several_inputs_are_named_in_the_examples(contribute: Contribute) -> Non
         one = {"format": ["application/nii-gzip"], "dim_limits": []}
         config["model"]["io"]["input"] = {"format": ["application/json"], "t1": one, "t2": one}
 
-    text = card.help_text(card_of(registry.read(contribute(several))), "m.sif")
+    text = card.help_text(card_of(contribution.read(contribute(several))), "m.sif")
     assert (
         "  apptainer run m.sif t1=FILE t2=FILE  " in text and "Input         t1: application/nii-gzip" in text
     )
@@ -100,7 +100,7 @@ def test_no_word_of_a_card_is_anything_but_a_word(contribute: Contribute) -> Non
         config["meta"]["task"] = {"not": ["text"]}
         config["publication"] = {"title": HOSTILE, "authors": HOSTILE, "year": None}
 
-    facts = card_of(registry.read(contribute(spoil)))
+    facts = card_of(contribution.read(contribute(spoil)))
     labels, text = card.labels(facts), card.help_text(facts, HOSTILE)
     assert all(value.isprintable() and value.isascii() for value in labels.values())
     assert all(character == "\n" or character.isprintable() for character in text)
@@ -115,7 +115,7 @@ def test_parts_of_the_wrong_kind_are_left_out(contribute: Contribute) -> None:
     def spoil(config: dict[str, Any]) -> None:
         config["publication"], config["modelhub"]["version"] = "a book", "0"
 
-    text = card.help_text(card_of(registry.read(contribute(spoil))), "m.sif")
+    text = card.help_text(card_of(contribution.read(contribute(spoil))), "m.sif")
     assert text.startswith("digits-cnn\n==========\n") and "\nCite" not in text
 
 
@@ -291,7 +291,7 @@ def test_a_missing_environment_says_what_to_convert(contribute: Contribute, tmp_
 def test_no_room_is_told_with_numbers_before_anything_is_written(
     contribute: Contribute, tmp_path: Path
 ) -> None:
-    model = registry.read(contribute())
+    model = contribution.read(contribute())
     vast = dataclasses.replace(IMAGE, bytes=10**18)
     planned = deployment.Plan(model, vast, tmp_path / "m.sif", False, (), card_of(model))
     with pytest.raises(TryAgainError, match=r"takes up to 1000000000000 MB, and \d+ MB are free in .*\n.*-o"):

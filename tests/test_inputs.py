@@ -24,7 +24,7 @@ from modelhub_hpc.inputs import (
     series_files,
     series_of,
 )
-from modelhub_hpc.registry import InputSpec
+from modelhub_hpc.contribution import InputSpec
 
 LIMITS = InputLimits()
 CODE_RAN = Path("/tmp/an-array-ran-code")

@@ -19,17 +19,17 @@ from modelhub_hpc.plan import roots
 from modelhub_hpc.errors import InvalidError, UsageError
 from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.plan import Chunk, Found, case_ids, cut, find_cases, input_roots
-from modelhub_hpc.registry import InputSpec, ModelEntry
+from modelhub_hpc.contribution import InputSpec, Contribution
 
 NONE = Path("/nonexistent")
 LIMITS_2D = ((1, 4), (32, None), (32, None))
 
 
-def model(*specs: InputSpec) -> ModelEntry:
-    return ModelEntry("toy", "id", "1", NONE, NONE, "image", specs, (), None, "digest")
+def model(*specs: InputSpec) -> Contribution:
+    return Contribution("toy", "id", "1", NONE, NONE, "image", specs, (), None, "digest")
 
 
-def one(*formats: str, limits: tuple[tuple[int | None, int | None], ...] = LIMITS_2D) -> ModelEntry:
+def one(*formats: str, limits: tuple[tuple[int | None, int | None], ...] = LIMITS_2D) -> Contribution:
     return model(InputSpec("single", formats, limits, ""))
 
 

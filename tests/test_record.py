@@ -30,7 +30,7 @@ from modelhub_hpc.record import (
     write_failures_csv,
     write_results_csv,
 )
-from modelhub_hpc.registry import OutputSpec
+from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.runfolder import replacing
 
 __all__ = ["paths"]

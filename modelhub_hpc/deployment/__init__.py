@@ -24,7 +24,7 @@ from modelhub_hpc.deployment.staging import Item
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, TryAgainError, UsageError, shown
 from modelhub_hpc.images import Image, store
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.runfolder import PART, drop, link_first, storage, sync_folder, token
 from modelhub_hpc.unpacked.unpack import unpack
 
@@ -39,7 +39,7 @@ _UNPACKED = 5
 class Plan:
     """What would be built, all of it checked. items: what goes into /contrib_src; replace: target may be there."""
 
-    model: ModelEntry
+    model: Contribution
     image: Image
     target: Path
     replace: bool
@@ -115,7 +115,7 @@ def _exists(path: Path) -> UsageError:
     return UsageError(f"{shown(path)} exists already. Replace it with --force, or name another with -o.")
 
 
-def _check_external_files(entry: ModelEntry) -> None:
+def _check_external_files(entry: Contribution) -> None:
     """Large files that the template keeps elsewhere: an image without them would not start."""
     init = json.loads((entry.path / "init/init.json").read_bytes())
     named = [each for each in init.get("external_contrib_files") or () if isinstance(each, dict)]

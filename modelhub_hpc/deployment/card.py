@@ -12,7 +12,7 @@ from typing import Any
 
 from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.images import Image
-from modelhub_hpc.registry import InputSpec, ModelEntry
+from modelhub_hpc.contribution import InputSpec, Contribution
 
 PREFIX = "org.modelhub-hpc."
 _WIDTH = 100
@@ -41,7 +41,7 @@ _LICENCES = {
 class Card:
     """The facts that card and labels are made of. config: config.json; licences: the texts, "" where none is given."""
 
-    model: ModelEntry
+    model: Contribution
     image: Image
     engine: str
     config: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Card:
         return Path(self.image.name).name if self.image.name.startswith("/") else self.image.name
 
 
-def read(model: ModelEntry, image: Image, engine: Path) -> Card:
+def read(model: Contribution, image: Image, engine: Path) -> Card:
     """The card of a contribution. engine: the folder that goes into the image. Raises InvalidError."""
     config = json.loads((model.contrib_src / "model/config.json").read_bytes())
     licences = [_text(model.contrib_src / "license" / name) for name in ("model", "sample_data")]

@@ -21,7 +21,7 @@ from modelhub_hpc.inputs.geometry import Geometry
 from modelhub_hpc.inputs.numpyfiles import check_npy, check_npz
 from modelhub_hpc.inputs.pictures import check_jpeg, check_picture, check_png
 from modelhub_hpc.inputs.rawfiles import InputLimits, damaged, open_regular, os_error
-from modelhub_hpc.registry import InputSpec
+from modelhub_hpc.contribution import InputSpec
 from modelhub_hpc.inputs.textheaders import check_mha, check_nrrd, geometry_of_mha, geometry_of_nrrd
 from modelhub_hpc.inputs.volumes import check_nifti, geometry_of_nifti, non_finite_of_nifti
 

@@ -18,7 +18,7 @@ from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.plan.roots import input_roots
 from modelhub_hpc.plan.search import Search
 from modelhub_hpc.plan.tables import ORIGINAL, Draft
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.contribution import Contribution
 
 __all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "cut", "find_cases", "input_roots"]
 
@@ -47,7 +47,7 @@ class Found:
     skipped: tuple[Skipped, ...]
 
 
-def find_cases(inputs: Sequence[str], model: ModelEntry, cwd: Path) -> Found:
+def find_cases(inputs: Sequence[str], model: Contribution, cwd: Path) -> Found:
     """Every case that folders, patterns, files, CSV tables and JSON files name.
 
     The order of `inputs` changes nothing. A DICOM series is the path of its folder, or of its only file;

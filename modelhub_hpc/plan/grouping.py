@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from modelhub_hpc.inputs import accepts, extension, is_dicom, series_of
 from modelhub_hpc.plan.tables import Draft, draft_of
-from modelhub_hpc.registry import InputSpec, ModelEntry
+from modelhub_hpc.contribution import InputSpec, Contribution
 
 _NO_PIXELS = frozenset("SR PR KO REG RTSTRUCT RTPLAN RTRECORD PLAN DOC ECG AU HD FID".split())
 _ALIASES = {
@@ -46,7 +46,7 @@ class Grouped:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def cases_of_files(files: list[File], base: str, model: ModelEntry) -> Grouped:
+def cases_of_files(files: list[File], base: str, model: Contribution) -> Grouped:
     """The cases that files under the folder `base` make up; ids are wanted relative to it."""
     if len(model.inputs) > 1:
         return _folders(files, base, model.inputs)

@@ -13,14 +13,14 @@ from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.inputs import accepts, extension, identity_or_zero
 from modelhub_hpc.plan.grouping import File, Grouped, Skipped, cases_of_files, natural, relative
 from modelhub_hpc.plan.tables import Draft, read_csv, read_json
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.contribution import Contribution
 
 
 @dataclass
 class Search:
     """What has been found so far."""
 
-    model: ModelEntry
+    model: Contribution
     drafts: list[Draft] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)  # files by extension

@@ -12,7 +12,7 @@ from typing import Any
 from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.inputs import identity_or_zero
 from modelhub_hpc.plan.manifest import RESERVED, column_of
-from modelhub_hpc.registry import ModelEntry
+from modelhub_hpc.contribution import Contribution
 
 _SINGLE_NAMES = ("input", "single", "file")
 ORIGINAL = "original_case_id"  # the free column of an id that had to be changed
@@ -38,7 +38,7 @@ def draft_of(
     return Draft(name, tuple(paths.items()), columns, sum(s for s, _ in seen), max(m for _, m in seen), given)
 
 
-def input_names(model: ModelEntry) -> dict[str, tuple[str, ...]]:
+def input_names(model: Contribution) -> dict[str, tuple[str, ...]]:
     """The names under which a table may give each input, the preferred one first."""
     keys = [spec.key for spec in model.inputs]
     if len(keys) == 1:
@@ -46,7 +46,7 @@ def input_names(model: ModelEntry) -> dict[str, tuple[str, ...]]:
     return {key: tuple(dict.fromkeys((key, column_of(key)))) for key in keys}
 
 
-def read_csv(path: str, model: ModelEntry) -> list[Draft]:
+def read_csv(path: str, model: Contribution) -> list[Draft]:
     """The cases of a CSV, TSV or semicolon table; InvalidError names the line at fault."""
     rows = _rows(path)
     _, header = next(rows, (1, []))
@@ -94,7 +94,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=lambda mark: (f"case_id{mark}" in plain, header.count(mark)))
 
 
-def _columns(path: str, header: list[str], model: ModelEntry) -> dict[str, str]:
+def _columns(path: str, header: list[str], model: Contribution) -> dict[str, str]:
     """Model input -> its column; checks the header."""
     twice = [name for name in header if header.count(name) > 1]
     if twice:
@@ -124,7 +124,7 @@ def _draft(path: str, line: int, row: dict[str, str], columns: dict[str, str]) -
     return draft_of(row["case_id"], paths, free, given=True)
 
 
-def read_json(path: str, model: ModelEntry) -> list[Draft]:
+def read_json(path: str, model: Contribution) -> list[Draft]:
     """The cases of a ModelHub JSON: one object of inputs, or a list of them."""
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -139,7 +139,7 @@ def read_json(path: str, model: ModelEntry) -> list[Draft]:
     return [_json_draft(path, name, each, model) for name, each in zip(names, objects)]
 
 
-def _json_draft(path: str, name: str, each: Any, model: ModelEntry) -> Draft:
+def _json_draft(path: str, name: str, each: Any, model: Contribution) -> Draft:
     if not isinstance(each, dict):
         raise InvalidError(f"{shown(path)}: {name} is not an object of inputs but {json.dumps(each)[:60]}")
     paths = {key: _fileurl(path, name, each, names) for key, names in input_names(model).items()}

@@ -21,7 +21,7 @@ from modelhub_hpc.record.makers import Maker, makers, stages
 from modelhub_hpc.record.results import CaseError, CaseResult, FailureKind, Output
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
 from modelhub_hpc.record.state import State, iter_results, load_array, scan, sweep_orphans
-from modelhub_hpc.registry import OutputSpec
+from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
 
 __all__ = [

@@ -1,15 +1,13 @@
-"""Find a model by name or folder and say what it takes and gives."""
+"""A contribution: a model in ModelHub's template, as a folder; what it takes and gives."""
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import resources
 from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
 
@@ -35,8 +33,8 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
-class ModelEntry:
-    """A model that can be run: its contribution folder and the image it needs."""
+class Contribution:
+    """A model that can be run: its folder and the image it needs."""
 
     name: str
     id: str
@@ -55,32 +53,14 @@ class ModelEntry:
         return len(self.inputs) == 1 and self.inputs[0].key == "single"
 
 
-def find(model: str, folders: Sequence[Path]) -> ModelEntry:
-    """The model of that name, or in that folder; InvalidError with near names if there is none.
-
-    folders: places with contributions, searched in order before the ones that travel with this package.
-    """
-    places = [*folders, resources.folder("registry") / "contributions"]
-    for path in (*(place / model for place in places), Path(model)):
-        if (path / "contrib_src").is_dir():
-            return read(path.absolute())
-    known = sorted({p.parent.name for place in places for p in place.glob("*/contrib_src")})
-    near = difflib.get_close_matches(Path(model).name, known, n=1)
-    guess = f"Did you mean '{near[0]}'?" if near else f"Known models: {', '.join(known) or '(none)'}"
-    raise InvalidError(
-        f"There is no model '{model}'. {guess}\n"
-        f"Searched: {', '.join(str(p) for p in places)}; a contribution's folder can be named too."
-    )
-
-
-def read(path: Path) -> ModelEntry:
+def read(path: Path) -> Contribution:
     """Read a contribution folder in ModelHub's template (init/init.json, contrib_src/model/config.json)."""
     config = _json(path / "contrib_src/model/config.json")
     init = _json(path / "init/init.json")
     try:
         io = config["model"]["io"]
         modelhub = config.get("modelhub", {})
-        return ModelEntry(
+        return Contribution(
             name=str(config["meta"]["name"]),
             id=str(config["id"]),
             version=str(modelhub.get("version", "0")),
