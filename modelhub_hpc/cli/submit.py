@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import arrays, config, driver, registry, request, resources, run, slurm
+from modelhub_hpc import arrays, config, driver, models, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.handover import follow, hand_over, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
@@ -179,7 +179,7 @@ def standing(total: int, state: State, retry: bool = False) -> str:
 def _compare(wanted: Submission, then: RunRequest) -> None:
     """A run goes on with its own model, inputs and image: UsageError with both values where others are named."""
     if wanted.model is not None:
-        path = registry.find(wanted.model, config.load(wanted.flags).model_dirs).path
+        path = models.find(wanted.model, config.load(wanted.flags).model_dirs).path
         _same("--model", str(path), str(then.model.path))
     if wanted.inputs:
         _same("--inputs", _listed(absolute(wanted.inputs)), _listed(then.inputs))

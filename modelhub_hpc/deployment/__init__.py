@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhub_hpc import apptainer, images, registry, resources
+from modelhub_hpc import apptainer, images, models, resources
 from modelhub_hpc.apptainer import Bind, Containment
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.deployment import card, layout, staging
@@ -71,7 +71,7 @@ def plan(model: str, image: str | None, target: Path | None, replace: bool, site
     image: name or file of another environment than the model's own; target: default <model>.sif here.
     Raises UsageError (target), InvalidError (model, image, files of the contribution).
     """
-    entry = registry.find(model, site.model_dirs)
+    entry = models.find(model, site.model_dirs)
     path = (target or Path(_file_name(entry.name))).absolute()
     _check_target(path, replace)
     items = staging.listing(entry.contrib_src)
