@@ -31,10 +31,9 @@ _UNREACHABLE = re.compile(
 )
 _NOTHING = "#!/bin/sh\n"
 # but not "Requested time limit is invalid", which no waiting mends
-_LIMIT = re.compile(
-    "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit|(qos|assoc)[a-z]*limit",
-    re.IGNORECASE,
-)
+_LIMIT = re.compile("resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit", re.IGNORECASE)
+# of the limits of an association or a QOS only those on the number of jobs: QOSMaxWallDurationPerJobLimit stays
+_NAMED_LIMIT = re.compile(r"\b(?:QOS|Assoc)[A-Z]\w*Limit")
 # SLURM's own words in a job's log: sessions that were killed are said to have been "out of memory", too
 _OVER_MEMORY = re.compile(
     r"^(?:slurmstepd|srun)\S*: .*(?:oom.kill|out of memory|exceeded .*memory limit)", re.IGNORECASE | re.MULTILINE
@@ -454,16 +453,22 @@ def _await(process: subprocess.Popen[bytes], text: bytes) -> tuple[bytes, bytes]
         except subprocess.TimeoutExpired as late:
             unsent = None  # communicate() goes on with what it was given first
             said = (late.stderr or b"").decode(errors="replace")
-            full, late_enough = _LIMIT.search(said), time.monotonic() > deadline
+            full, late_enough = _is_full(said), time.monotonic() > deadline
             if full or late_enough:
                 process.kill()
                 process.communicate()
                 return b"", said.encode() if full else f"{said}\n{_NO_ANSWER}".encode()
 
 
+def _is_full(words: str) -> bool:
+    """Whether SLURM has too many jobs now, and may take this one later."""
+    named = _NAMED_LIMIT.findall(words)
+    return any("Submit" in limit for limit in named) if named else bool(_LIMIT.search(words))
+
+
 def _refusal(command: Sequence[str], words: str) -> ModelHubError:
     said = "\n".join(line.split("error: ", 1)[-1] for line in words.splitlines()) or "(no words)"
-    if _LIMIT.search(words):
+    if _is_full(words):
         return LimitReached(f"SLURM takes no more jobs now: {said}")
     if _UNREACHABLE.search(words):
         return Unreachable(f"SLURM does not answer: {said}")

@@ -301,6 +301,10 @@ FAILED = "sbatch: error: Batch job submission failed: "
         (f"{FAILED}Resource temporarily unavailable", 1, LimitReached),
         (f"sbatch: error: AssocMaxSubmitJobLimit\n{FAILED}Job violates accounting/QOS policy (job submit limit, "
          "user's size and/or time limits)", 1, LimitReached),
+        (f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{FAILED}Job violates accounting/QOS policy (job submit limit, "
+         "user's size and/or time limits)", 1, LimitReached),
+        (f"sbatch: error: QOSMaxWallDurationPerJobLimit\n{FAILED}Job violates accounting/QOS policy (job submit "
+         "limit, user's size and/or time limits)", 1, UnfitError),
         ("sbatch: error: invalid partition specified: nix\n"
          f"{FAILED}Invalid partition name specified", 1, UnfitError),
         ("sbatch: error: Memory specification can not be satisfied\n"

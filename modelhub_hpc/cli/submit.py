@@ -89,7 +89,8 @@ def _planned_only(paths: RunPaths, begun: RunRequest, voice: Voice) -> int:
     script = resources.folder("slurm") / "predict-array.sbatch"
     # before the command, since --export ends a value at a comma
     variables = " ".join(map(_assignment, driver.variables(begun.site)))
-    folder = [f"--chdir={paths.root}", slurm.output(paths.root)]
+    # a run's array, as the ones that it submits itself: status and cancel know it by its name
+    folder = [f"--chdir={paths.root}", slurm.output(paths.root), f"--job-name={slurm.job_name(begun.run_id, 'a0')}"]
     command = ["sbatch", *folder, "--array=0-N%M", *slurm.worker_options(begun.site), str(script)]
     voice.say(f"{number(count, 'chunk')} to compute. Submit an array of jobs over them by hand:")
     voice.say(f"  {variables} {shlex.join(command)}")

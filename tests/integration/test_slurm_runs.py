@@ -170,6 +170,10 @@ def test_an_array_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     planned = run.submit("--plan-only")
     assert planned.code == 0 and not run.jobs(), planned.text
     line = next(each for each in planned.out.splitlines() if " sbatch " in each)
+    held = line.replace("0-N%M", "0-3").replace("sbatch", "sbatch --hold", 1)
+    subprocess.run(held, shell=True, env={**environment(), **cluster.environment()}, check=True, capture_output=True)
+    assert run.jobs("a")
+    assert run.mh("cancel", str(run.outdir)).code == 0 and not run.jobs()
     for tasks in ("1-2", "0-3%2"):  # the first is not all of it
         typed = line.replace("0-N%M", tasks).replace("sbatch", "sbatch --wait", 1)
         # the environment is exported by hand: it has to hold what the model's runtime needs
