@@ -31,7 +31,9 @@ _UNREACHABLE = re.compile(
 )
 _NOTHING = "#!/bin/sh\n"
 # but not "Requested time limit is invalid", which no waiting mends
-_LIMIT = re.compile("resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit", re.IGNORECASE)
+_LIMIT = re.compile(
+    "resource temporarily unavailable|temporarily unable to accept|submit ?(job)? ?limit", re.IGNORECASE
+)
 # of the limits of an association or a QOS only those on the number of jobs: QOSMaxWallDurationPerJobLimit stays
 _NAMED_LIMIT = re.compile(r"\b(?:QOS|Assoc)[A-Z]\w*Limit")
 # SLURM's own words in a job's log: sessions that were killed are said to have been "out of memory", too
