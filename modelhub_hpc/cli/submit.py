@@ -25,6 +25,16 @@ from modelhub_hpc.run import Options, Outcome, Progress, Stop
 from modelhub_hpc.runfolder import privately, read_json
 
 _FIRST_FAILURES = 3
+# which have no flags
+_OF_THE_JOBS = (
+    "job_prologue",
+    "controller_partition",
+    "controller_time",
+    "controller_mem_mb",
+    "controller_sbatch_args",
+    "drain_s",
+    "poll_s",
+)
 
 
 @dataclass(frozen=True)
@@ -212,10 +222,12 @@ def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
     """The options that the run was begun with, and over them the flags of now.
 
     max_failures is not a property of the run but of one attempt at it, and the signatures that a site requires
-    are those of today: neither is ever taken over.
+    are those of today: neither is ever taken over. How the site has its jobs started has no flags, so what is
+    configured now mends what was wrong then.
     """
-    now = config.load(flags)
-    given = {name: getattr(now, name) for name in (*flags, "max_failures", "require_signature")}
+    now, origins = config.load_with_origins(flags)
+    today = [name for name in _OF_THE_JOBS if origins[name] != config.DEFAULT]
+    given = {name: getattr(now, name) for name in (*flags, *today, "max_failures", "require_signature")}
     return dataclasses.replace(then, **given)
 
 

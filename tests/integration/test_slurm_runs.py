@@ -163,6 +163,17 @@ def test_a_worker_cannot_be_requeued_beside_its_replacement(longer: SlurmRun, cl
     assert job(cluster, victim).get("Restarts", "0") == "0"
 
 
+def test_what_the_site_has_wrong_is_mended_for_runs_that_have_begun(cluster: Cluster, tmp_path: Path) -> None:
+    """No flag says what begins a job, so a run takes it from the configuration of the day."""
+    run = SlurmRun(cluster, tmp_path)
+    run.numbers(6)
+    assert run.submit(variables={"MH_HPC_JOB_PROLOGUE": "exit 3"}).code == 0
+    run.until(lambda: not run.jobs(), "the driver's job fails")
+    assert run.submit("--resume", variables={"MH_HPC_JOB_PROLOGUE": "true"}).code == 0
+    run.ends()
+    run.right(6)
+
+
 def test_an_array_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     """The line that --plan-only prints, typed by hand; tasks that are lost are made up for by the same line."""
     run = SlurmRun(cluster, tmp_path, "slurm-array")
