@@ -127,7 +127,7 @@ Observer = Callable[[Progress], None]
 
 def plan(asked: Asked) -> Planned:
     """Find the model, its image and the cases, and decide everything that run.json records."""
-    model = models.find(asked.model, asked.site.model_dirs)
+    model = models.find(asked.model, asked.site)
     found = find_cases(asked.inputs, model, Path.cwd())
     image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
     if image is not None:

@@ -190,7 +190,7 @@ def standing(total: int, state: State, retry: bool = False) -> str:
 def _compare(wanted: Submission, then: RunRequest) -> None:
     """A run goes on with its own model, inputs and image: UsageError with both values where others are named."""
     if wanted.model is not None:
-        path = models.find(wanted.model, config.load(wanted.flags).model_dirs).path
+        path = models.find(wanted.model, config.load(wanted.flags)).path
         _same("--model", str(path), str(then.model.path))
     if wanted.inputs:
         _same("--inputs", _listed(absolute(wanted.inputs)), _listed(then.inputs))

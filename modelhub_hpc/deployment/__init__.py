@@ -71,7 +71,7 @@ def plan(model: str, image: str | None, target: Path | None, replace: bool, site
     image: name or file of another environment than the model's own; target: default <model>.sif here.
     Raises UsageError (target), InvalidError (model, image, files of the contribution).
     """
-    entry = models.find(model, site.model_dirs)
+    entry = models.find(model, site)
     path = (target or Path(_file_name(entry.name))).absolute()
     _check_target(path, replace)
     items = staging.listing(entry.contrib_src)

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from pathlib import Path
 
 from modelhub_hpc import contribution, resources
+from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.contribution import Contribution
-from modelhub_hpc.errors import InvalidError
+from modelhub_hpc.errors import InvalidError, shown
+from modelhub_hpc.models import pulled
 
 
-def find(model: str, folders: Sequence[Path]) -> Contribution:
+def find(model: str, site: SiteConfig) -> Contribution:
     """The model of that name, or in that folder; InvalidError with near names if there is none.
 
-    folders: places with contributions, searched in order before the ones that travel with this package.
+    NAME is looked for in the folders of model_dirs, among those that travel with this package, and among those that
+    were pulled, the newest version of them. NAME@VERSION is the pulled one of that version, else the one of that
+    version in those folders.
     """
-    places = [*folders, resources.folder("registry") / "contributions"]
-    for path in (*(place / model for place in places), Path(model)):
+    name, version = pulled.parse(model)
+    brought = pulled.find(model, site)
+    if version and brought:
+        return contribution.read(brought.path)
+    places = [*site.model_dirs, shipped()]
+    for path in (*(place / name for place in places), *([brought.path] if brought else []), Path(model)):
         if (path / "contrib_src").is_dir():
-            return contribution.read(path.absolute())
-    known = sorted({p.parent.name for place in places for p in place.glob("*/contrib_src")})
-    near = difflib.get_close_matches(Path(model).name, known, n=1)
+            found = contribution.read(path.absolute())
+            if version in ("", found.version) or path == Path(model):
+                return found
+    raise _unknown(model, places, site)
+
+
+def shipped() -> Path:
+    """The folder of the contributions that travel with this package."""
+    return resources.folder("registry") / "contributions"
+
+
+def _unknown(model: str, places: list[Path], site: SiteConfig) -> InvalidError:
+    name, version = pulled.parse(model)
+    searched = [*places, pulled.folder(site)]
+    there = f"\nSearched: {', '.join(map(shown, searched))}; a contribution's folder can be named too."
+    if version and (others := pulled.versions(name, site)):
+        here = ", ".join(each.version for each in others)
+        return InvalidError(
+            f"'{shown(name)}' is here in version {here}, and not in {shown(version)}.\n"
+            f"Bring it:  mh-hpc pull {shown(model)}{there}"
+        )
+    brought = {each.name for each in pulled.everything(site)}
+    known = sorted({path.parent.name for place in places for path in place.glob("*/contrib_src")} | brought)
+    near = difflib.get_close_matches(Path(name).name, known, n=1)
     guess = f"Did you mean '{near[0]}'?" if near else f"Known models: {', '.join(known) or '(none)'}"
-    raise InvalidError(
-        f"There is no model '{model}'. {guess}\n"
-        f"Searched: {', '.join(str(p) for p in places)}; a contribution's folder can be named too."
-    )
+    return InvalidError(f"There is no model '{shown(model)}'. {guess}{there}")
