@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
+
+
+_AXIS = re.compile("[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,23 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
+    """One output of a model.
+
+    axes: what the axes of its array are, such as "z,y,x" (as SimpleITK gives arrays), "x,y,z" (as nibabel does)
+    or "c,z,y,x"; "" where that is not known.
+    """
+
     name: str
     type: str
     description: str
+    axes: str = ""
+
+    def __post_init__(self) -> None:
+        names = self.axes.split(",") if self.axes else []
+        if not all(_AXIS.fullmatch(name) for name in names) or len(set(names)) < len(names):
+            raise InvalidError(
+                f"output {self.name!r}: axes {self.axes!r} are not names with commas between, such as 'z,y,x'"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ def read(path: Path) -> Contribution:
             contrib_src=path / "contrib_src",
             image=str(init["docker_id"]),
             inputs=_inputs(io["input"]),
-            outputs=tuple(OutputSpec(o["name"], o["type"], o.get("description", "")) for o in io["output"]),
+            outputs=_outputs(io["output"], _axes_of_entry(path / "entry.json")),
             seconds_per_case=modelhub.get("seconds_per_case"),
             digest=tree_digest(path / "contrib_src"),
         )
@@ -85,6 +103,20 @@ def _inputs(given: Mapping[str, Any]) -> tuple[InputSpec, ...]:
 def _input(key: str, given: Mapping[str, Any]) -> InputSpec:
     limits = tuple((limit.get("min"), limit.get("max")) for limit in given.get("dim_limits", ()))
     return InputSpec(key, tuple(given.get("format", ())), limits, str(given.get("description", "")))
+
+
+def _outputs(given: Sequence[Mapping[str, Any]], axes: Mapping[str, str]) -> tuple[OutputSpec, ...]:
+    """axes: by output name; they count more than what config.json says."""
+    return tuple(
+        OutputSpec(o["name"], o["type"], o.get("description", ""), axes.get(o["name"]) or o.get("axes") or "")
+        for o in given
+    )
+
+
+def _axes_of_entry(path: Path) -> dict[str, str]:
+    """What the registry knows of the outputs of a model that was pulled, whose config.json stays as published."""
+    outputs = _json(path)["io"]["outputs"] if path.exists() else ()
+    return {output["name"]: output["axes"] for output in outputs if output.get("axes")}
 
 
 def _json(path: Path) -> dict[str, Any]:

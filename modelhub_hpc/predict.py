@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from modelhub_hpc import config, images, inputs
+from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError, TryAgainError
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult, Output, check_storable
@@ -196,7 +197,7 @@ class Predictor:
         result = CaseResult(
             case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, config.node(), started
         )
-        return result, _arrays(reply.outputs, case)
+        return result, _arrays(reply.outputs, self._run.model.outputs, case)
 
     def _fault(self, case: Case, reply: Reply) -> CaseError | None:
         """Why this answer is no result, if it is none."""
@@ -263,12 +264,20 @@ def _value(output: RawOutput) -> Output:
     return Output(output.name, output.type, output.description, output.shape, output.prediction)
 
 
-def _arrays(outputs: tuple[RawOutput, ...], case: Case) -> dict[str, ArrayOutput]:
-    arrays = [o for o in outputs if o.array]
-    if not arrays:
+def _arrays(outputs: tuple[RawOutput, ...], specs: tuple[OutputSpec, ...], case: Case) -> dict[str, ArrayOutput]:
+    """The outputs that are arrays, by name; outputs belong to specs by position."""
+    if not any(output.array for output in outputs):
         return {}
-    attributes = _geometry(_files(case)[0])
-    return {o.name: ArrayOutput(o.array.array, o.type, o.description, attributes) for o in arrays if o.array}
+    place = _geometry(_files(case)[0])
+    return {
+        output.name: ArrayOutput(output.array.array, output.type, output.description, {**place, **_axes(spec)})
+        for output, spec in zip(outputs, specs)
+        if output.array
+    }
+
+
+def _axes(spec: OutputSpec) -> dict[str, str]:
+    return {"axes": spec.axes} if spec.axes else {}
 
 
 def _geometry(path: str) -> dict[str, tuple[float, ...]]:

@@ -20,7 +20,8 @@ from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
 from modelhub_hpc.record.makers import Maker, makers, stages
 from modelhub_hpc.record.results import CaseError, CaseResult, FailureKind, Output
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
-from modelhub_hpc.record.state import State, iter_results, load_array, scan, sweep_orphans
+from modelhub_hpc.record.state import State, iter_results, load_array, load_volume, scan, sweep_orphans
+from modelhub_hpc.record.volumes import Volume, volume
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
 
@@ -40,10 +41,12 @@ __all__ = [
     "ShardWriter",
     "State",
     "Tally",
+    "Volume",
     "build_record",
     "check_storable",
     "iter_results",
     "load_array",
+    "load_volume",
     "maker",
     "makers",
     "publish_json",
@@ -52,6 +55,7 @@ __all__ = [
     "replace_json",
     "scan",
     "sweep_orphans",
+    "volume",
     "write_failures_csv",
     "write_results_csv",
 ]

@@ -223,6 +223,18 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
         return array
 
 
+def read_attributes(path: Path, name: str) -> dict[str, AttributeValue]:
+    """What is known of one array: axes, size, spacing ...; numbers as Python's own.  Raises OSError or KeyError."""
+    with h5py.File(path, "r", locking=False) as file:
+        return {key: _plain_value(value) for key, value in file[name].attrs.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return tuple(value.tolist())
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_storable(array: npt.NDArray[Any]) -> None:
     """Raises ValueError for an array that HDF5 has no type for."""
     if array.dtype.hasobject:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc.errors import TryAgainError, shown
-from modelhub_hpc.record.hdf5 import read_array
+from modelhub_hpc.record.hdf5 import read_array, read_attributes
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.record.shards import (
     DONE,
@@ -29,9 +29,11 @@ from modelhub_hpc.record.shards import (
     set_aside,
     verified,
 )
+from modelhub_hpc.record.volumes import Volume, volume
 from modelhub_hpc.runfolder import PART, RunPaths, drop, storage
 
 _log = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 
 
 class Span(Protocol):
@@ -173,13 +175,25 @@ def load_array(paths: RunPaths, output: Output) -> npt.NDArray[Any]:
 
     Raises ValueError for an output without one, TryAgainError if the storage fails or the file is damaged.
     """
+    return _read(paths, output, read_array)
+
+
+def load_volume(paths: RunPaths, output: Output) -> Volume:
+    """The array of an output, with its axes in one order and its place in the patient.
+
+    Raises ValueError as `load_array` and `volume` do, and TryAgainError.
+    """
+    return volume(load_array(paths, output), _read(paths, output, read_attributes))
+
+
+def _read(paths: RunPaths, output: Output, read: Callable[[Path, str], _Found]) -> _Found:
     if output.dataset is None:
         raise ValueError(f"output {output.name!r} is not an array")
     file, _, name = output.dataset.partition(":")
     path = paths.shards / os.path.basename(file)
     try:
         with storage(path):
-            return read_array(path, name)
+            return read(path, name)
     except (OSError, KeyError) as error:
         raise TryAgainError(f"""
             {shown(path)} is damaged at {name}: {error}.
