@@ -13,7 +13,7 @@ from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
 
 
-_AXIS = re.compile("[a-z][a-z0-9_]*")
+_AXES = re.compile("[nczyx](,[nczyx])*")
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class OutputSpec:
     axes: str = ""
 
     def __post_init__(self) -> None:
-        names = self.axes.split(",") if self.axes else []
-        if not all(_AXIS.fullmatch(name) for name in names) or len(set(names)) < len(names):
-            raise InvalidError(
-                f"output {self.name!r}: axes {self.axes!r} are not names with commas between, such as 'z,y,x'"
-            )
+        names = self.axes.split(",")
+        if self.axes and not (_AXES.fullmatch(self.axes) and len(set(names)) == len(names)):
+            raise InvalidError(f"""
+                Output {self.name!r}: {self.axes!r} is no order of axes. Write the letters x, y, z, c (channel) and n (batch)
+                with commas between, first the slowest: 'z,y,x'.""")
 
 
 @dataclass(frozen=True)

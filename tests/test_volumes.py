@@ -125,7 +125,7 @@ def test_a_plane_is_one_voxel_deep_and_a_picture_has_no_geometry() -> None:
     ("attributes", "reason"),
     [
         ({}, 'no "axes" are declared'),
-        ({"axes": "feature"}, "its axes are 'feature'"),
+        ({"axes": "n,c"}, "its axes are 'n,c'"),
         ({"axes": "y,x"}, "axes 'y,x' are declared, and the array has 3: 2 x 3 x 4"),
         ({"axes": "x,y,z"}, "the array is 2 x 3 x 4 voxels in x, y, z, the grid of the input 4 x 3 x 2"),
     ],
@@ -137,5 +137,6 @@ def test_an_array_of_unknown_place_is_refused(attributes: dict[str, str], reason
 
 def test_names_of_axes_are_checked_wherever_they_come_from() -> None:
     assert OutputSpec("a", "image", "").axes == ""
-    with pytest.raises(InvalidError, match="output 'a'.*such as 'z,y,x'"):
+    assert OutputSpec("a", "vector", "", "c").axes == "c"
+    with pytest.raises(InvalidError, match="Output 'a': 'x,x' is no order of axes"):
         OutputSpec("a", "image", "", "x,x")
