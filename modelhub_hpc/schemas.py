@@ -1,4 +1,4 @@
-"""JSON held up against a JSON Schema: every problem with its place, the rule, and the mend in the words of the schema."""
+"""JSON held up against a JSON Schema: every problem with its place, the rule, and the mend from the schema itself."""
 
 from __future__ import annotations
 
