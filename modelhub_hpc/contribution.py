@@ -46,8 +46,8 @@ class OutputSpec:
         names = self.axes.split(",")
         if self.axes and not (_AXES.fullmatch(self.axes) and len(set(names)) == len(names)):
             raise InvalidError(f"""
-                Output {self.name!r}: {self.axes!r} is no order of axes. Write the letters x, y, z, c (channel) and n (batch)
-                with commas between, first the slowest: 'z,y,x'.""")
+                Output {self.name!r}: {self.axes!r} is no order of axes. Write the letters x, y, z, c (channel) and
+                n (batch) with commas between, first the slowest: 'z,y,x'.""")
 
 
 @dataclass(frozen=True)
