@@ -22,6 +22,7 @@ _FOR_JOBS = re.compile(
     "|SLURM_CONF|SLURM_CONF_SERVER|SBATCH_(ACCOUNT|PARTITION|QOS|RESERVATION|CONSTRAINT)"
 )
 
+_FOR_GIT = ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_SSH_COMMAND")
 
 CLOCKS_S = 120.0  # by which the clocks of the machines of a cluster may differ
 
@@ -98,6 +99,17 @@ def _user() -> str:
 def job_environment() -> dict[str, str]:
     """What a job may know of the environment in which it is submitted: enough to find programs, and no secrets."""
     return {name: value for name, value in os.environ.items() if _FOR_JOBS.fullmatch(name)}
+
+
+def git_environment() -> dict[str, str]:
+    """What git may know: how the caller reaches the network, and nothing that points it elsewhere or asks people."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _FOR_GIT or not name.startswith(("GIT_", "SSH_ASKPASS"))
+    }
+    ssh = "ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=20"
+    return {"GIT_SSH_COMMAND": ssh, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
 
 
 def job_end() -> float | None:

@@ -1,0 +1,247 @@
+"""Take files out of git repositories that nobody vouches for; nothing else here knows git's flags.
+
+Commits are fetched into a bare repository, and files are written by this module: no hook, filter, attribute or
+submodule of a repository has a say, and git asks nobody for a password.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from modelhub_hpc import config
+from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, UsageError, shown
+from modelhub_hpc.runfolder import drop, storage
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
+_BRANCH = re.compile(r"[^\s~^:?*\[\\\-/][^\s~^:?*\[\\]*")
+_ADDRESS = re.compile(r"(?:https|ssh|file)://\S.*|[\w.-]+@[\w.-]+:\S.*|http://(?:127\.0\.0\.1|localhost)(?::\d+)?/.*")
+_SAFE = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.askPass=",
+    "gc.auto=0",
+    "fetch.unpackLimit=1",  # a pack appears whole; single objects would not
+    "maintenance.auto=false",
+    "protocol.version=2",
+    "protocol.allow=never",
+    "protocol.https.allow=always",
+    "protocol.http.allow=always",  # which addresses may be, _ADDRESS says
+    "protocol.ssh.allow=always",
+    "protocol.file.allow=always",
+    "http.followRedirects=initial",
+    # bytes a second, and for how many seconds fewer may come
+    "http.lowSpeedLimit=500",
+    "http.lowSpeedTime=60",
+)
+_TIMEOUT_S = 3600.0
+_BLOCK = 1 << 20
+_WORDS = 600  # characters of what git has to say
+_UNADVERTISED = ("not our ref", "unadvertised object", "expected shallow", "no such remote ref", "bad object")
+# nothing that time mends
+_FINAL = (
+    "not found",
+    "does not exist",
+    "not appear to be a git repository",
+    "could not read username",
+    "terminal prompts disabled",
+    "authentication failed",
+    "permission denied",
+    "couldn't find remote ref",
+    "dubious ownership",
+    "not allowed",
+)
+_LINK, _SUBMODULE = "120000", "160000"
+_UNFIT_NAMES = frozenset({"", ".", "..", ".git"})
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a commit. path: as bytes of any encoding may be, with surrogates."""
+
+    path: str
+    mode: str
+    object: str
+    bytes: int
+
+
+def fetch(repository: str, branch: str, commit: str | None, folder: Path) -> str:
+    """Have a commit of the repository in the bare repository `folder`, which is made if it is not there; its id.
+
+    Nobody else may use the folder at the time: what a fetch that was killed has left there is cleared away.
+    commit: full; None for the newest of the branch, or of HEAD where branch is "". A commit that is there already
+    is not fetched again. Raises UsageError (not such an address, branch or commit), InvalidError (not in that
+    repository, no access), UnfitError (no git here), or TryAgainError (not now).
+    """
+    _require_plain(repository, branch, commit)
+    for left in (*folder.glob("**/*.lock"), *folder.glob("objects/pack/tmp_*")):
+        drop(left)
+    if not (folder / "HEAD").exists():
+        _run(folder, "init", "--quiet", "--bare", "--template=")
+    if commit and _has(folder, commit):
+        return commit
+    head = f"refs/heads/{branch}" if branch else "HEAD"
+    if commit is None:
+        _fetch(folder, repository, head, shallow=True)
+        return _run(folder, "rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}").decode().strip()
+    try:
+        _fetch(folder, repository, commit, shallow=True)
+    except InvalidError as error:
+        if not isinstance(error, _Unadvertised):
+            raise
+        _fetch(folder, repository, "+refs/heads/*:refs/heads/*", shallow=False)
+    if not _has(folder, commit):
+        raise InvalidError(f"{shown(repository)} has no commit {commit}: its history may have been rewritten.")
+    return commit
+
+
+def export(folder: Path, commit: str, within: Sequence[str], target: Path, most_bytes: int) -> None:
+    """Write the files of a commit below the named folders into the new folder `target`.
+
+    Links are written as they are, whatever they lead to; no file is written through one. Raises InvalidError for
+    submodules, for names that no checkout could have, and for more than most_bytes.
+    """
+    files = list(_files(folder, commit, within))
+    for each in files:
+        if each.mode == _SUBMODULE:
+            raise InvalidError(f"{shown(each.path)} is a submodule, which is not fetched: its files must be in git.")
+        if _UNFIT_NAMES & set(each.path.lower().split("/")):
+            raise InvalidError(f"The commit holds a file whose name no checkout could have: {shown(each.path)}")
+    total = sum(each.bytes for each in files)
+    if total > most_bytes:
+        raise InvalidError(f"The commit holds {total / 1e6:,.0f} MB, more than the {most_bytes / 1e6:,.0f} allowed.")
+    with storage(target, total):
+        target.mkdir()
+        # links last: no file can then be written through one
+        _write(folder, sorted(files, key=lambda each: each.mode == _LINK), target)
+
+
+class _Unadvertised(InvalidError):
+    """The server gives only what its branches and tags name."""
+
+
+def _require_plain(repository: str, branch: str, commit: str | None) -> None:
+    if not _ADDRESS.fullmatch(repository):
+        raise UsageError(
+            f"'{shown(repository)}' is no address of a git repository that may be used: "
+            "https://..., ssh://..., user@host:path or file:///..."
+        )
+    if branch and not _BRANCH.fullmatch(branch):
+        raise UsageError(f"'{shown(branch)}' can be no branch of a git repository.")
+    if commit is not None and not _COMMIT.fullmatch(commit):
+        raise UsageError(f"'{shown(commit)}' is no full id of a commit: 40 hexadecimal digits.")
+
+
+def _has(folder: Path, commit: str) -> bool:
+    """Whether the commit is here with all its files; a fetch that broke off leaves nothing."""
+    try:
+        _run(folder, "cat-file", "-e", f"{commit}^{{commit}}")
+    except ModelHubError:
+        return False
+    return True
+
+
+def _fetch(folder: Path, repository: str, what: str, shallow: bool) -> None:
+    depth = ["--depth=1"] if shallow else []
+    words = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--force", *depth, "--", repository, what)
+    _run(folder, *words)
+
+
+def _files(folder: Path, commit: str, within: Sequence[str]) -> Iterator[_File]:
+    listed = _run(folder, "ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *within)
+    for line in listed.split(b"\0")[:-1]:
+        facts, _, path = line.partition(b"\t")
+        mode, _, name, size = facts.decode("ascii").split()
+        yield _File(os.fsdecode(path), mode, name, int(size) if size.isdigit() else 0)
+
+
+def _write(folder: Path, files: Sequence[_File], target: Path) -> None:
+    with _started(folder, ["cat-file", "--batch"], stdin=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        try:
+            for each in files:
+                process.stdin.write(f"{each.object}\n".encode("ascii"))
+                process.stdin.flush()
+                _write_one(process.stdout, each, target / each.path)
+        except FileExistsError as error:
+            raise InvalidError(f"The commit holds something twice: {shown(each.path)}") from error
+        finally:
+            process.kill()
+
+
+def _write_one(answer: IO[bytes], file: _File, path: Path) -> None:
+    header = answer.readline().split()
+    if header[1:] != [b"blob", str(file.bytes).encode("ascii")]:
+        raise TryAgainError(f"git does not give {shown(file.path)}: the copy of its repository is damaged.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.mode == _LINK:
+        os.symlink(answer.read(file.bytes), os.fsencode(path))
+    else:
+        with open(path, "xb") as stream:
+            left = file.bytes
+            while left:
+                block = answer.read(min(left, _BLOCK))
+                if not block:
+                    raise TryAgainError(f"git broke off in {shown(file.path)}.")
+                left -= len(block)
+                stream.write(block)
+        path.chmod(0o755 if file.mode == "100755" else 0o644)
+    answer.read(1)
+
+
+def _run(folder: Path, *words: str) -> bytes:
+    """The answer of a git command."""
+    with _started(folder, words) as process:
+        try:
+            answer, said = process.communicate(timeout=_TIMEOUT_S)
+        except BaseException as error:
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise TryAgainError(f"git {words[0]} has not ended after {_TIMEOUT_S:.0f} s.") from error
+            raise
+    if process.returncode:
+        raise _refusal(words, said.decode(errors="replace").strip(), folder)
+    return answer
+
+
+def _started(
+    folder: Path, words: Sequence[str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    program = config.find_program("git")
+    if not program:
+        raise UnfitError(
+            "git is not installed here, or not on the PATH. Without it a model can only be taken from a folder "
+            "that lies here: --from FOLDER"
+        )
+    settings = [word for each in _SAFE for word in ("-c", each)]
+    with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            [program, *settings, f"--git-dir={folder.absolute()}", *words],
+            cwd=folder,
+            env=config.git_environment(),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+def _refusal(words: Sequence[str], said: str, folder: Path) -> ModelHubError:
+    low = said.lower()
+    if "no space left" in low or "quota exceeded" in low:
+        code = errno.ENOSPC if "no space left" in low else errno.EDQUOT
+        with storage(folder / words[0]):
+            raise OSError(code, os.strerror(code))
+    kind: type[ModelHubError] = TryAgainError
+    if any(sign in low for sign in _UNADVERTISED):
+        kind = _Unadvertised
+    elif any(sign in low for sign in _FINAL):
+        kind = InvalidError
+    text = "\n".join(shown(line) for line in said[-_WORDS:].splitlines())
+    return kind(f"git {words[0]} has failed:\n{text}")
