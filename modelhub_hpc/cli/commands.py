@@ -21,12 +21,14 @@ import click
 from modelhub_hpc import __version__, config
 from modelhub_hpc.cli.build import build
 from modelhub_hpc.cli.config import config_group
+from modelhub_hpc.cli.contributing import CONTRIBUTOR_COMMANDS
 from modelhub_hpc.cli.doctor import doctor
 from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
+from modelhub_hpc.cli.sandbox import sandbox, shell
 from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
@@ -216,7 +218,7 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
     return convert_image(source, name, config.load(), terms, _voice(as_json))
 
 
-for each in RUN_COMMANDS:
+for each in (*RUN_COMMANDS, *CONTRIBUTOR_COMMANDS):
     cli.add_command(each)
 cli.add_command(images)
 cli.add_command(build)
@@ -224,6 +226,8 @@ cli.add_command(doctor)
 cli.add_command(recipe)
 cli.add_command(config_group)
 cli.add_command(site)
+cli.add_command(sandbox)
+cli.add_command(shell)
 
 
 @cli.command()

@@ -1,0 +1,101 @@
+"""The commands for those who contribute a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from modelhub_hpc.cli.output import Voice, one_line
+from modelhub_hpc.errors import EXIT_DONE, UsageError, shown
+
+# what a command needs is imported when it runs, so that --help and completion are quick
+
+_json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
+_path = click.Path(path_type=Path)
+
+
+def _voice(as_json: bool) -> Voice:
+    voice: Voice = click.get_current_context().obj
+    return dataclasses.replace(voice, json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--dir", "folder", type=_path, metavar="DIR", help="The folder to make; default: ./NAME.")
+@click.option("--framework", metavar="NAME", help="onnxruntime, pytorch, ... or a recipe's name, for its image.")
+@click.option("--image", metavar="NAME", help="The image itself, where no framework's serves.")
+@click.option("--input", "inputs", multiple=True, metavar="[KEY=]MIME[,MIME]", help="May be repeated, with keys.")
+@click.option("--output", "outputs", multiple=True, metavar="[NAME:]TYPE", help="May be repeated; in this order.")
+@click.option("--licence", "--license", metavar="NAME", help="Apache-2.0, MIT, BSD-3-Clause or CC-BY-4.0.")
+@click.option("--author", metavar="NAME", help="Whose model it is.")
+@_json
+def init(
+    name: str,
+    folder: Path | None,
+    framework: str | None,
+    image: str | None,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    licence: str | None,
+    author: str | None,
+    as_json: bool,
+) -> int:
+    """Make a contribution called NAME: all files of the template, with a stand-in for the network, so that it runs.
+
+    What no flag says is asked for on a terminal; elsewhere the defaults count.
+    """
+    from modelhub_hpc.contributing import scaffold
+
+    ask = _Asking(sys.stdin.isatty() and sys.stderr.isatty() and not as_json)
+    types = ", ".join(scaffold.OUTPUT_TYPES)
+    wanted = scaffold.Wanted(
+        name=scaffold.checked_name(name),
+        image=image or _image(ask(framework, "Framework", "onnxruntime"), scaffold.images()),
+        inputs=scaffold.parse_inputs(inputs or ask(None, "Input: MIME, or KEY=MIME ...", "image/png").split()),
+        outputs=scaffold.parse_outputs(
+            outputs or ask(None, f"Outputs: NAME:TYPE ... ({types})", "probabilities:label_list").split()
+        ),
+        licence=_one_of(ask(licence, "Licence", scaffold.LICENCES[0]), scaffold.LICENCES, "licence"),
+        author=" ".join(ask(author, "Author", f"The authors of {name}").split()),
+    )
+    target = (folder or Path(name)).absolute()
+    files = scaffold.create(wanted, target)
+    voice = _voice(as_json)
+    if as_json:
+        facts = {"path": str(target), "image": wanted.image, "files": files, "sample": scaffold.sample(wanted)}
+        voice.answer(facts)
+        return EXIT_DONE
+    shown_as = one_line(folder or name)
+    voice.say(f"{shown_as}: a contribution of {len(files)} files, with a stand-in for the network. It runs as it is:")
+    voice.say(f"  mh-hpc run {shown_as} {shown_as}/{scaffold.sample(wanted)}")
+    voice.say(f"What to do next is in {shown_as}/README.md.")
+    return EXIT_DONE
+
+
+class _Asking:
+    """Asks for what is not given, if somebody is there to ask."""
+
+    def __init__(self, somebody: bool) -> None:
+        self._somebody = somebody
+
+    def __call__(self, given: str | None, question: str, default: str) -> str:
+        if given is not None:
+            return given
+        return str(click.prompt(question, default=default, err=True)) if self._somebody else default
+
+
+def _image(framework: str, images: dict[str, str]) -> str:
+    return images[_one_of(framework, sorted(images), "framework")]
+
+
+def _one_of(word: str, known: Sequence[str], what: str) -> str:
+    if word not in known:
+        raise UsageError(f"{shown(word)!r} is no {what} known here. Known: {', '.join(known)}")
+    return word
+
+
+CONTRIBUTOR_COMMANDS = (init,)
