@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from modelhub_hpc import resources, schemas
 from modelhub_hpc.errors import InvalidError, shown
+from modelhub_hpc.models.pulled import precedence
 from modelhub_hpc.schemas import Problem
 
 # The fields below have the names, the order and the meaning that registry/schema.json gives them
@@ -120,6 +121,7 @@ class Image:
     name: str
     digest: str | None
     base: str | None
+    holds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -220,17 +222,6 @@ def problems(data: Any) -> list[Problem]:
 def schema() -> schemas.Schema:
     rules: schemas.Schema = json.loads((resources.folder("registry") / "schema.json").read_bytes())
     return rules
-
-
-def precedence(version: str) -> tuple[Any, ...]:
-    """What semantic versions are sorted by.
-
-    >>> sorted(["1.10.0", "1.9.0", "1.10.0-rc.2", "1.10.0-rc.10", "1.10.0-rc"], key=precedence)
-    ['1.9.0', '1.10.0-rc', '1.10.0-rc.2', '1.10.0-rc.10', '1.10.0']
-    """
-    core, _, before = version.partition("+")[0].partition("-")
-    parts = [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in before.split(".")] if before else []
-    return [int(p) for p in core.split(".")], not before, parts
 
 
 def _beyond_the_schema(data: Mapping[str, Any]) -> Iterator[Problem]:
