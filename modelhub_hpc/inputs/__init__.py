@@ -26,6 +26,7 @@ from modelhub_hpc.inputs.textheaders import check_mha, check_nrrd, geometry_of_m
 from modelhub_hpc.inputs.volumes import check_nifti, geometry_of_nifti, non_finite_of_nifti
 
 __all__ = [
+    "KNOWN_TYPES",
     "Geometry",
     "InputLimits",
     "accepts",
@@ -36,6 +37,7 @@ __all__ = [
     "identity_or_zero",
     "is_dicom",
     "kind_of",
+    "knows",
     "mime",
     "non_finite",
     "series_files",
@@ -91,6 +93,7 @@ _NOT_IMAGES = frozenset(
     " .db .raw .img .bval .bvec .mp4 .avi .mov .wav .part .tmp".split()
 )
 _ANY = frozenset(_SPELLINGS.get(kind, kind) for kind in _MIME.values())
+KNOWN_TYPES = frozenset(_MIME.values())
 _SNIFF_BYTES = 352
 
 
@@ -126,6 +129,12 @@ def extension(path: str) -> str:
 def mime(path: str) -> str | None:
     """The type that the name promises, None for an unknown one; looks at no file."""
     return _MIME.get(extension(path))
+
+
+def knows(type: str) -> bool:
+    """Whether files can be known to be of this MIME type, however it is spelled; image/* is known too."""
+    name = type.strip().lower()
+    return _SPELLINGS.get(name, name) in _ANY or name in {f"{kind.split('/')[0]}/*" for kind in _ANY}
 
 
 def accepts(spec: InputSpec, path: str) -> bool:
