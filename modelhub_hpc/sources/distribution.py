@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import http.cookiejar
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import requests
-import requests.adapters
-import requests.exceptions
 
 from modelhub_hpc import config
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, shown
 from modelhub_hpc.sources import manifests
 from modelhub_hpc.sources.credentials import DOCKER_HUB_HOST, DOCKER_HUB_NAMES, Login
 from modelhub_hpc.sources.reference import Reference
+from modelhub_hpc.sources.web import BLOCK, Interrupted, PatientSession, Patience, network
 
-BLOCK = 1 << 16  # a connection that breaks loses this much at most
-# OpenSSL's words, old and new, for an answer that is plain HTTP
-_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER", "record layer", "HTTP_REQUEST")
 _WORDS = 300  # characters of what a registry has to say
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Seconds to wait for a connection and for the next bytes; how often in vain, and how long before the next try."""
-
-    connect_s: float = 15.0
-    read_s: float = 60.0
-    tries: int = 5
-    pause_s: float = 1.0
-
-
-class Interrupted(TryAgainError):
-    """The registry cannot be reached, or the connection broke."""
 
 
 class Remote:
@@ -47,7 +26,7 @@ class Remote:
         self.reference = reference
         self.host = DOCKER_HUB_HOST if reference.host in ("", *DOCKER_HUB_NAMES) else reference.host
         self._https = https
-        self._session = _Session(patience)
+        self._session = PatientSession(patience)
         self._login = Login(self.host, self._session, https)
         self._authorization: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -90,7 +69,7 @@ class Remote:
         response = self._sent(path, headers)
         if response.status_code == requests.codes.unauthorized:
             response.close()
-            with self._network():
+            with network(self.host):
                 answer = self._login.answer(response)
             if answer:
                 self._authorization = {"Authorization": answer}
@@ -112,7 +91,7 @@ class Remote:
         if self.host == DOCKER_HUB_HOST and "/" not in repository:
             repository = f"library/{repository}"
         url = f"{scheme}://{self.host}/v2/{repository}/{path}"
-        with self._network():
+        with network(self.host):
             # compressed on the way it would be something else than its digest says
             plain = {"Accept-Encoding": "identity", **headers, **self._authorization}
             return self._session.get(url, headers=plain, stream=True)
@@ -128,16 +107,8 @@ class Remote:
         return data
 
     def _blocks(self, response: requests.Response) -> Iterator[bytes]:
-        with self._network():
+        with network(self.host):
             yield from response.iter_content(BLOCK)
-
-    @contextlib.contextmanager
-    def _network(self) -> Iterator[None]:
-        """Turn what the network answers into an error that a user can act on."""
-        try:
-            yield
-        except requests.RequestException as error:
-            raise _failure(self.host, error) from error
 
     def _refusal(self, response: requests.Response) -> ModelHubError:
         status, said = response.status_code, self._words(response)
@@ -175,65 +146,3 @@ class Remote:
             return f" ({shown(errors[0]['message'])[:_WORDS]})"
         except (Interrupted, ValueError, LookupError, TypeError, RecursionError):
             return ""
-
-
-class _Patient(requests.adapters.HTTPAdapter):
-    """No request of anybody waits for ever."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._times = (patience.connect_s, patience.read_s)
-        super().__init__()
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        options["timeout"] = options.get("timeout") or self._times
-        return super().send(request, **options)
-
-
-class _Session(requests.Session):
-    def __init__(self, patience: Patience) -> None:
-        super().__init__()
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, _Patient(patience))
-        # some registries take a cookie as a sign of a browser
-        self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        # else ~/.netrc would replace the registry's own login
-        self.auth = lambda request: request
-
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """A redirection to another host takes no login with it, neither the registry's nor one of ~/.netrc."""
-        before, after = response.request.url, prepared_request.url
-        if before is None or after is None or self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
-            prepared_request.headers.pop("Authorization", None)
-
-
-def _failure(host: str, error: requests.RequestException) -> ModelHubError:
-    said, reason = str(error), _reason(error)
-    if isinstance(error, requests.exceptions.SSLError):
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            return InvalidError(
-                f"The certificate of {host} is not trusted here{reason}\n"
-                "If an authority of your site has signed it, name that: REQUESTS_CA_BUNDLE=FILE.pem"
-            )
-        if any(sign in said for sign in _NO_TLS):
-            return InvalidError(f"{host} does not speak TLS{reason}\nFor a registry without it: --no-https")
-    if isinstance(error, requests.Timeout) or "timed out" in said:
-        trouble = "does not answer"
-    elif isinstance(error, requests.exceptions.ProxyError):
-        trouble = "cannot be reached through the proxy"
-    else:
-        trouble = "cannot be reached, or broke off"
-    return Interrupted(
-        f"{host} {trouble}{reason}\n"
-        "Check its name, the network and the proxies (HTTPS_PROXY), then run the same command again."
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost reason in the system's words: the libraries' own are long and may quote a proxy's password."""
-    found = ""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror:
-            found = f": {shown(inner.strerror)}"
-        inner = inner.__cause__ or inner.__context__
-    return found

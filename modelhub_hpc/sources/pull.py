@@ -18,15 +18,15 @@ from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.origin import Blob, Origin
 from modelhub_hpc.runfolder import PART, drop, link_first, storage, sync_folder
 from modelhub_hpc.sources import manifests, reference
-from modelhub_hpc.sources.distribution import Interrupted, Patience, Remote
+from modelhub_hpc.sources.distribution import Remote
 from modelhub_hpc.sources.layout import Layout
 from modelhub_hpc.sources.reference import Reference
+from modelhub_hpc.sources.web import Interrupted, Patience, persevere
 
 Progress = Callable[[int, int], None]
 
 _AT_ONCE = 2
 _MOST_NESTED = 3
-_LONGEST_PAUSE_S = 30.0
 
 
 def resolve(source: str, name: str, https: bool, patience: Patience | None = None) -> Origin:
@@ -164,21 +164,21 @@ class _Pull:
 
     def _download(self, layer: Blob, part: Path) -> None:
         """Bring the part to its full size, with patience for a connection that breaks."""
-        failures = 0
         with storage(part, layer.size), open(part, "ab"):
             pass
-        while (begun := _size(part)) < layer.size:
-            try:
-                self._receive(layer, part, begun)
-            except FileNotFoundError:
-                return  # another process has just finished it
-            except Interrupted as error:
-                failures = 1 if _size(part) > begun else failures + 1
-                if failures >= self._patience.tries or self._ended.is_set():
-                    raise self._interrupted(error) from error
-                self._ended.wait(min(self._patience.pause_s * 2**failures, _LONGEST_PAUSE_S))
+        try:
+            persevere(
+                lambda: self._receive(layer, part), lambda: _size(part), self._patience, self._ended
+            )
+        except FileNotFoundError:
+            return  # another process has just finished it
+        except Interrupted as error:
+            raise self._interrupted(error) from error
 
-    def _receive(self, layer: Blob, part: Path, begun: int) -> None:
+    def _receive(self, layer: Blob, part: Path) -> None:
+        begun = _size(part)
+        if begun >= layer.size:
+            return
         with (
             self._remote.blob(layer.digest, begun) as (start, blocks),
             open(part, "rb+", buffering=0) as stream,

@@ -18,7 +18,7 @@ from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.origin import Origin
 from modelhub_hpc.platforms import this_machine
 from modelhub_hpc.sources import pull
-from modelhub_hpc.sources.distribution import Interrupted, Patience
+from modelhub_hpc.sources.web import Interrupted, Patience
 
 HERE = this_machine().architecture
 QUICK = Patience(connect_s=20.0, read_s=20.0, tries=3, pause_s=0.01)

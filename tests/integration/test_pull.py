@@ -32,7 +32,7 @@ from test_disk_full import BALLAST, FILL, LIST, SIZE_MB, Namespace, inside, smal
 from modelhub_hpc.errors import InvalidError, TryAgainError
 from modelhub_hpc.origin import Origin
 from modelhub_hpc.sources import pull
-from modelhub_hpc.sources.distribution import BLOCK
+from modelhub_hpc.sources.web import BLOCK
 
 __all__ = ["home", "layout", "place", "registry", "small"]
 
