@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import resources
-from modelhub_hpc.contributing import samples
+from modelhub_hpc.contributing import phantoms
 from modelhub_hpc.errors import UsageError, shown
 from modelhub_hpc.runfolder import storage
 
 # those of recipes/ that have no published counterpart
 _NEW_IMAGES = {"onnxruntime": "modelhub-hpc/onnxruntime:1", "pytorch": "modelhub-hpc/pytorch:1"}
-_NAME = re.compile("[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_NAME = re.compile("[a-z0-9]+(?:-[a-z0-9]+)*")
+_LONGEST_NAME = 64
 _KEY = re.compile("[A-Za-z][A-Za-z0-9_-]*")
 _OUTPUT_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
-_NO_KEYS = ("format", "description", "dim_limits")  # they mean something else beside a config.json's inputs
-_PLACEHOLDER = re.compile("@([a-z]+)@")
+_NO_KEYS = re.compile("format|description|^dim_limits$")  # they mean something else beside a config.json's inputs
+PLACEHOLDER = re.compile("@([a-z]+)@")
+_LIMITS = [{"min": 1}, {"min": 8}, {"min": 8}]  # channels or z, then y, x
 _LABELS = {"0": "dark", "1": "bright"}
 _TASKS = {
     "label_list": "Classification",
@@ -64,10 +66,10 @@ def images() -> dict[str, str]:
 
 def checked_name(name: str) -> str:
     """The name of a model; UsageError for one that cannot be."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise UsageError(
-            f"{shown(name)!r} cannot be the name of a model: small letters, digits and '-' can, "
-            "up to 64, with a letter or digit at both ends. For example: lung-nodules"
+            f"{shown(name)!r} cannot be the name of a model: lower-case letters, digits and single hyphens can, "
+            f"up to {_LONGEST_NAME}. For example: lung-nodules"
         )
     return name
 
@@ -77,7 +79,7 @@ def parse_inputs(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     pairs = [word.rpartition("=")[::2] for word in words]
     keys = [key or "single" for key, _ in pairs]
     for key, word in zip(keys, words):
-        if not _KEY.fullmatch(key) or key in _NO_KEYS:
+        if not _KEY.fullmatch(key) or _NO_KEYS.search(key):
             raise UsageError(f"{shown(word)!r}: {shown(key)!r} cannot name an input. For example: t1=image/png")
     if len(set(keys)) < len(keys) or (len(keys) > 1 and "single" in keys):
         raise UsageError("Several inputs are KEY=MIME each, with keys of their own: t1=MIME flair=MIME")
@@ -86,9 +88,9 @@ def parse_inputs(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _mimes(text: str) -> tuple[str, ...]:
     mimes = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [mime for mime in mimes if mime not in samples.TYPES]:
+    if unknown := [mime for mime in mimes if mime not in phantoms.TYPES]:
         raise UsageError(
-            f"{shown(unknown[0])!r} is no type of image known here. Known: {', '.join(samples.TYPES)} (.npy).\n"
+            f"{shown(unknown[0])!r} is no type of image known here. Known: {', '.join(phantoms.TYPES)} (.npy).\n"
             "Begin with one of them; config.json can name others."
         )
     return mimes
@@ -182,17 +184,10 @@ def _config(wanted: Wanted) -> dict[str, Any]:
 def _config_inputs(wanted: Wanted) -> dict[str, Any]:
     formats = wanted.inputs["single"] if wanted.single else ("application/json",)
     named = {
-        key: {"format": list(mimes), "dim_limits": _limits(mimes), "description": "Any image."}
+        key: {"format": list(mimes), "dim_limits": _LIMITS, "description": "Any image."}
         for key, mimes in wanted.inputs.items()
     }
     return {"format": list(formats), **named}
-
-
-def _limits(mimes: Sequence[str]) -> list[dict[str, int]]:
-    """Channels or z, then y, x; arrays may have any number of axes."""
-    if "application/octet-stream" in mimes:
-        return [{"min": 1}, {"min": 1}]
-    return [{"min": 1}, {"min": 8}, {"min": 8}]
 
 
 def _config_outputs(wanted: Wanted) -> list[dict[str, str]]:
@@ -214,9 +209,9 @@ def _axes(wanted: Wanted) -> str:
     mimes = {mime for each in wanted.inputs.values() for mime in each}
     if "application/octet-stream" in mimes:
         return ""
-    if not mimes & samples.VOLUMES:
+    if not mimes & phantoms.VOLUMES:
         return "y,x"
-    return "z,y,x" if mimes <= samples.VOLUMES else ""
+    return "z,y,x" if mimes <= phantoms.VOLUMES else ""
 
 
 def _functions() -> dict[str, tuple[str, str]]:
@@ -286,17 +281,17 @@ def _template(words: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
         target = chosen.get(name, re.sub("(^|/)dot-", r"\1.", name))
         content = path.read_bytes()
         if target.endswith(".in") or name in chosen:
-            content = _PLACEHOLDER.sub(lambda match: words[match[1]], content.decode()).encode()
+            content = PLACEHOLDER.sub(lambda match: words[match[1]], content.decode()).encode()
         yield target.removesuffix(".in"), content
 
 
 def _sample_name(wanted: Wanted) -> str:
-    return f"sample{samples.make(wanted.inputs['single'][0])[0]}" if wanted.single else "sample.json"
+    return f"sample{phantoms.make(wanted.inputs['single'][0])[0]}" if wanted.single else "sample.json"
 
 
 def _samples(wanted: Wanted) -> dict[str, bytes]:
     """Names and contents of the sample; several inputs lie in a folder, and a JSON file names them."""
-    made = {key: samples.make(mimes[0]) for key, mimes in wanted.inputs.items()}
+    made = {key: phantoms.make(mimes[0]) for key, mimes in wanted.inputs.items()}
     if wanted.single:
         return {_sample_name(wanted): made["single"][1]}
     files = {f"sample/{key}{extension}": data for key, (extension, data) in made.items()}

@@ -1,4 +1,4 @@
-"""Made-up images of every type that a contribution can begin with: a bright ball on dark ground."""
+"""Phantoms, images that are made up, of every type that a contribution can begin with: a bright ball on dark ground."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _lines(header: str) -> bytes:
 
 def _npy() -> bytes:
     stream = io.BytesIO()
-    np.save(stream, _disc().astype(np.float32), allow_pickle=False)
+    np.save(stream, _disc()[np.newaxis].astype(np.float32), allow_pickle=False)
     return stream.getvalue()
 
 
