@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO
 
 from modelhub_hpc import config
-from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, UsageError, shown
+from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, shown
 from modelhub_hpc.runfolder import drop, storage
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _BRANCH = re.compile(r"[^\s~^:?*\[\\\-/][^\s~^:?*\[\\]*")
 _ADDRESS = re.compile(r"(?:https|ssh|file)://\S.*|[\w.-]+@[\w.-]+:\S.*|http://(?:127\.0\.0\.1|localhost)(?::\d+)?/.*")
+_ADDRESS_NO_TLS = re.compile(r"(?:http|git)://\S.*")
 _SAFE = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -32,7 +33,8 @@ _SAFE = (
     "protocol.version=2",
     "protocol.allow=never",
     "protocol.https.allow=always",
-    "protocol.http.allow=always",  # which addresses may be, _ADDRESS says
+    "protocol.http.allow=always",  # for which addresses, _ADDRESS says
+    "protocol.git.allow=always",
     "protocol.ssh.allow=always",
     "protocol.file.allow=always",
     "http.followRedirects=initial",
@@ -54,6 +56,7 @@ _FINAL = (
     "authentication failed",
     "permission denied",
     "couldn't find remote ref",
+    "not a valid object name",
     "dubious ownership",
     "not allowed",
 )
@@ -71,43 +74,45 @@ class _File:
     bytes: int
 
 
-def fetch(repository: str, branch: str, commit: str | None, folder: Path) -> str:
+def fetch(repository: str, branch: str, commit: str | None, folder: Path, https: bool = True) -> str:
     """Have a commit of the repository in the bare repository `folder`, which is made if it is not there; its id.
 
     Nobody else may use the folder at the time: what a fetch that was killed has left there is cleared away.
-    commit: full; None for the newest of the branch, or of HEAD where branch is "". A commit that is there already
-    is not fetched again. Raises UsageError (not such an address, branch or commit), InvalidError (not in that
-    repository, no access), UnfitError (no git here), or TryAgainError (not now).
+    commit: full; None for the newest of the branch or tag, or of HEAD where branch is "". A commit that is there
+    already is not fetched again. https: False to allow servers that encrypt nothing. Raises InvalidError (not in that
+    repository, no access, no such address), UnfitError (no git here), or TryAgainError (not now).
     """
-    _require_plain(repository, branch, commit)
+    _require_plain(repository, branch, commit, https)
     for left in (*folder.glob("**/*.lock"), *folder.glob("objects/pack/tmp_*")):
         drop(left)
     if not (folder / "HEAD").exists():
         _run(folder, "init", "--quiet", "--bare", "--template=")
     if commit and _has(folder, commit):
         return commit
-    head = f"refs/heads/{branch}" if branch else "HEAD"
     if commit is None:
-        _fetch(folder, repository, head, shallow=True)
+        _fetch(folder, repository, branch or "HEAD", shallow=True)
         return _run(folder, "rev-parse", "--verify", "--quiet", "FETCH_HEAD^{commit}").decode().strip()
     try:
         _fetch(folder, repository, commit, shallow=True)
     except InvalidError as error:
         if not isinstance(error, _Unadvertised):
             raise
-        _fetch(folder, repository, "+refs/heads/*:refs/heads/*", shallow=False)
+        _fetch(folder, repository, "+refs/*:refs/*", shallow=False)
     if not _has(folder, commit):
         raise InvalidError(f"{shown(repository)} has no commit {commit}: its history may have been rewritten.")
     return commit
 
 
-def export(folder: Path, commit: str, within: Sequence[str], target: Path, most_bytes: int) -> None:
+def export(
+    folder: Path, commit: str, within: Sequence[str], target: Path, most_bytes: int, below: str = ""
+) -> None:
     """Write the files of a commit below the named folders into the new folder `target`.
 
-    Links are written as they are, whatever they lead to; no file is written through one. Raises InvalidError for
-    submodules, for names that no checkout could have, and for more than most_bytes.
+    below: the folder of the commit in which those are; "" for its top. Links are written as they are, whatever they
+    lead to; no file is written through one. Raises InvalidError for submodules, for names that no checkout could have,
+    and for more than most_bytes.
     """
-    files = list(_files(folder, commit, within))
+    files = list(_files(folder, f"{commit}:{below}", within))
     for each in files:
         if each.mode == _SUBMODULE:
             raise InvalidError(f"{shown(each.path)} is a submodule, which is not fetched: its files must be in git.")
@@ -126,16 +131,17 @@ class _Unadvertised(InvalidError):
     """The server gives only what its branches and tags name."""
 
 
-def _require_plain(repository: str, branch: str, commit: str | None) -> None:
-    if not _ADDRESS.fullmatch(repository):
-        raise UsageError(
+def _require_plain(repository: str, branch: str, commit: str | None, https: bool) -> None:
+    if not (_ADDRESS.fullmatch(repository) or (not https and _ADDRESS_NO_TLS.fullmatch(repository))):
+        raise InvalidError(
             f"'{shown(repository)}' is no address of a git repository that may be used: "
-            "https://..., ssh://..., user@host:path or file:///..."
+            "https://..., ssh://..., user@host:path or file:///...\n"
+            "With --no-https also http://... and git://..., which anybody on the way can change."
         )
     if branch and not _BRANCH.fullmatch(branch):
-        raise UsageError(f"'{shown(branch)}' can be no branch of a git repository.")
+        raise InvalidError(f"'{shown(branch)}' can be no branch of a git repository.")
     if commit is not None and not _COMMIT.fullmatch(commit):
-        raise UsageError(f"'{shown(commit)}' is no full id of a commit: 40 hexadecimal digits.")
+        raise InvalidError(f"'{shown(commit)}' is no full id of a commit: 40 hexadecimal digits.")
 
 
 def _has(folder: Path, commit: str) -> bool:
@@ -153,8 +159,8 @@ def _fetch(folder: Path, repository: str, what: str, shallow: bool) -> None:
     _run(folder, *words)
 
 
-def _files(folder: Path, commit: str, within: Sequence[str]) -> Iterator[_File]:
-    listed = _run(folder, "ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *within)
+def _files(folder: Path, tree: str, within: Sequence[str]) -> Iterator[_File]:
+    listed = _run(folder, "ls-tree", "-r", "-l", "-z", "--full-tree", tree, "--", *within)
     for line in listed.split(b"\0")[:-1]:
         facts, _, path = line.partition(b"\t")
         mode, _, name, size = facts.decode("ascii").split()

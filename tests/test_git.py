@@ -13,7 +13,7 @@ import pytest
 from gitkit import Repository
 
 from modelhub_hpc import git
-from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError, UsageError
+from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError
 
 PLENTY = 10**9
 
@@ -90,16 +90,16 @@ def test_what_is_not_there_is_said(repository: Repository, tmp_path: Path) -> No
     ],
 )
 def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no address of a git repository"):
+    with pytest.raises(InvalidError, match="no address of a git repository"):
         git.fetch(address, "master", None, tmp_path / "bare")
 
 
 def test_branches_and_commits_that_are_none(tmp_path: Path) -> None:
     for branch in ("--all", "a:b", "a b", "*", "a\nb"):
-        with pytest.raises(UsageError, match="branch"):
+        with pytest.raises(InvalidError, match="branch"):
             git.fetch("file:///nowhere", branch, None, tmp_path / "bare")
     for commit in ("abc", "HEAD", "-" * 40, "g" * 40):
-        with pytest.raises(UsageError, match="commit"):
+        with pytest.raises(InvalidError, match="commit"):
             git.fetch("file:///nowhere", "master", commit, tmp_path / "bare")
 
 
@@ -112,6 +112,24 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnfitError, match="git is not installed.*--from"):
         git.fetch("file:///nowhere", "master", None, tmp_path / "bare")
+
+
+def test_a_folder_of_the_commit_and_a_tag(repository: Repository, tmp_path: Path) -> None:
+    repository.commit(**{"models/net/contrib_src/a": "1", "contrib_src/a": "2"})
+    repository("tag", "v1")
+    repository.commit(**{"models/net/contrib_src/a": "3"})
+    commit = git.fetch(repository.url, "v1", None, tmp_path / "bare")
+    git.export(tmp_path / "bare", commit, ["contrib_src"], tmp_path / "out", PLENTY, below="models/net")
+    assert (tmp_path / "out/contrib_src/a").read_text() == "1"
+    with pytest.raises(InvalidError, match="models/nat"):
+        git.export(tmp_path / "bare", commit, ["contrib_src"], tmp_path / "out2", PLENTY, below="models/nat")
+
+
+def test_without_tls_only_when_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidError, match="With --no-https also"):
+        git.fetch("git://127.0.0.1:9/x", "master", None, tmp_path / "bare")
+    with pytest.raises(TryAgainError):
+        git.fetch("git://127.0.0.1:9/x", "master", None, tmp_path / "bare", https=False)
 
 
 def test_neither_attributes_nor_filters_nor_hooks_have_a_say(
