@@ -18,6 +18,7 @@ Walltime = NewType("Walltime", str)
 SbatchArgument = NewType("SbatchArgument", str)
 ShellLine = NewType("ShellLine", str)
 Fingerprint = NewType("Fingerprint", str)
+RegistryPlace = NewType("RegistryPlace", str)
 
 # sbatch options that mh-hpc sets itself, or that have an option of their own, by the name that refuses them
 _OWN_OPTIONS = {
@@ -78,7 +79,7 @@ def _parts(value: Any, kind: Any) -> Sequence[Any]:
         return value
     if not isinstance(value, str):
         raise ValueError("a list")
-    if kind is SbatchArgument:
+    if kind in (SbatchArgument, RegistryPlace):
         return shlex.split(value)
     return [part for part in value.split("\n" if kind is ShellLine else ":") if part]
 
@@ -135,6 +136,17 @@ def _shell_line(value: Any) -> str:
     return text
 
 
+def _registry_place(value: Any) -> str:
+    """A folder, made absolute, or the address of a git repository, which must hold no password: runs record options."""
+    text = str(value)
+    if not text or not text.isprintable() or text[0] == "-":
+        raise ValueError("a folder or the address of a git repository")
+    if re.search(r"://[^/@]*:[^/]*@", text):
+        raise ValueError("an address without a password: give that to git (git help credentials)")
+    is_address = "://" in text or re.match(r"[\w.-]+@[\w.-]+:", text)
+    return text if is_address else str(Path(text).expanduser().absolute())
+
+
 _CHECKED: Mapping[Any, Callable[[Any], Any]] = {
     Path: _path,
     Word: _word,
@@ -142,6 +154,7 @@ _CHECKED: Mapping[Any, Callable[[Any], Any]] = {
     SbatchArgument: _sbatch_argument,
     ShellLine: _shell_line,
     Fingerprint: _fingerprint,
+    RegistryPlace: _registry_place,
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modelhub_hpc.config.kinds import Fingerprint, SbatchArgument, ShellLine, Walltime, Word
+from modelhub_hpc.config.kinds import Fingerprint, RegistryPlace, SbatchArgument, ShellLine, Walltime, Word
 
 
 def _option(default: Any, text: str) -> Any:
@@ -91,6 +91,9 @@ class SiteConfig:
     cache_dir: Path | None = _option(None, "image store that can be written; default ~/.cache/mh-hpc")
     library_dirs: tuple[Path, ...] = _option((), "read-only image stores, searched first (':'-separated)")
     model_dirs: tuple[Path, ...] = _option((), "folders with contributions, searched first (':'-separated)")
+    registries: tuple[RegistryPlace, ...] = _option(
+        (), "registries of models, asked before ours: folders, or git URLs, each with #BRANCH if need be"
+    )
     require_signature: tuple[Fingerprint, ...] = _option(
         (), "use only images signed by one of these PGP keys (fingerprints, ':'-separated)"
     )
