@@ -65,6 +65,20 @@ _UNFIT_NAMES = frozenset({"", ".", "..", ".git"})
 
 
 @dataclass(frozen=True)
+class Checkout:
+    """A working copy of its user's own, and the commit that it stands at.
+
+    url: of the remote that its branch follows, else of origin, without a login in it; "" without a remote. branch: ""
+    where there is none.
+    """
+
+    top: Path
+    url: str
+    branch: str
+    commit: str
+
+
+@dataclass(frozen=True)
 class _File:
     """A file of a commit. path: as bytes of any encoding may be, with surrogates."""
 
@@ -125,6 +139,31 @@ def export(
         target.mkdir()
         # links last: no file can then be written through one
         _write(folder, sorted(files, key=lambda each: each.mode == _LINK), target)
+
+
+def checkout(folder: Path) -> Checkout | None:
+    """The working copy that a folder lies in, None if it lies in none.
+
+    Raises InvalidError for one that git does not trust, and for one without a commit.
+    """
+    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
+        return None
+    top = Path(os.fsdecode(_run(folder, "rev-parse", "--show-toplevel", own=True).rstrip(b"\n")))
+    branch = _run(folder, "branch", "--show-current", own=True).decode(errors="replace").strip()
+    remotes = _run(folder, "remote", own=True)
+    url = _run(folder, "ls-remote", "--get-url", own=True).decode(errors="replace").strip() if remotes else ""
+    try:
+        commit = _run(folder, "rev-parse", "--verify", "--quiet", "HEAD", own=True).decode().strip()
+    except TryAgainError as error:
+        raise InvalidError(f"{shown(top)} has no commit yet.") from error
+    return Checkout(top, _plain_address(url, top), branch, commit)
+
+
+def _plain_address(url: str, top: Path) -> str:
+    """An address that others can use too, as far as that is possible: no login, no path."""
+    if url and not _ADDRESS.fullmatch(url) and "://" not in url:
+        return (top / url).resolve().as_uri()
+    return re.sub("^(https?://)[^/@]*@", r"\1", url)
 
 
 class _Unadvertised(InvalidError):
@@ -201,9 +240,9 @@ def _write_one(answer: IO[bytes], file: _File, path: Path) -> None:
     answer.read(1)
 
 
-def _run(folder: Path, *words: str) -> bytes:
-    """The answer of a git command."""
-    with _started(folder, words) as process:
+def _run(folder: Path, *words: str, own: bool = False) -> bytes:
+    """The answer of a git command. own: the folder lies in a user's working copy, and is no bare repository."""
+    with _started(folder, words, own=own) as process:
         try:
             answer, said = process.communicate(timeout=_TIMEOUT_S)
         except BaseException as error:
@@ -217,7 +256,7 @@ def _run(folder: Path, *words: str) -> bytes:
 
 
 def _started(
-    folder: Path, words: Sequence[str], stdin: int = subprocess.DEVNULL
+    folder: Path, words: Sequence[str], stdin: int = subprocess.DEVNULL, own: bool = False
 ) -> subprocess.Popen[bytes]:
     program = config.find_program("git")
     if not program:
@@ -226,10 +265,11 @@ def _started(
             "that lies here: --from FOLDER"
         )
     settings = [word for each in _SAFE for word in ("-c", each)]
+    place = [] if own else [f"--git-dir={folder.absolute()}"]
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
-            [program, *settings, f"--git-dir={folder.absolute()}", *words],
+            [program, *settings, *place, *words],
             cwd=folder,
             env=config.git_environment(),
             stdin=stdin,

@@ -217,3 +217,28 @@ def test_killed_while_it_fetches(repository: Repository, tmp_path: Path) -> None
         assert process.wait() == -signal.SIGKILL, "it was too quick to be killed"
     out = exported(repository, tmp_path, commit)
     assert (out / "contrib_src/big").stat().st_size == 30_000_000
+
+
+def test_a_working_copy_says_where_it_comes_from_and_no_login(repository: Repository, tmp_path: Path) -> None:
+    assert git.checkout(tmp_path) is None
+    with pytest.raises(InvalidError, match="has no commit yet"):
+        git.checkout(repository.folder)
+    commit = repository.commit(**{"model/contrib_src/a": "a"})
+    found = git.checkout(repository.folder / "model/contrib_src")
+    assert found == git.Checkout(repository.folder.resolve(), "", "master", commit)
+    addresses = {
+        "https://me:secret@example.org/a.git": "https://example.org/a.git",
+        "https://example.org/a@b.git": "https://example.org/a@b.git",
+        "git@example.org:lab/a.git": "git@example.org:lab/a.git",
+        "ssh://git@example.org/a.git": "ssh://git@example.org/a.git",
+        str(tmp_path / "a b.git"): f"file://{tmp_path}/a%20b.git",
+        "../b.git": f"{(repository.folder.parent / 'b.git').resolve().as_uri()}",
+    }
+    repository("remote", "add", "origin", "x")
+    for given, plain in addresses.items():
+        repository("remote", "set-url", "origin", given)
+        found = git.checkout(repository.folder)
+        assert found and found.url == plain
+    repository("checkout", "--quiet", "--detach")
+    found = git.checkout(repository.folder)
+    assert found and (found.branch, found.commit) == ("", commit)
