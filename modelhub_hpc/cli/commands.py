@@ -24,6 +24,7 @@ from modelhub_hpc.cli.config import config_group
 from modelhub_hpc.cli.contributing import CONTRIBUTOR_COMMANDS
 from modelhub_hpc.cli.doctor import doctor
 from modelhub_hpc.cli.images import images
+from modelhub_hpc.cli.models import MODEL_COMMANDS
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
@@ -218,7 +219,7 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
     return convert_image(source, name, config.load(), terms, _voice(as_json))
 
 
-for each in (*RUN_COMMANDS, *CONTRIBUTOR_COMMANDS):
+for each in (*RUN_COMMANDS, *MODEL_COMMANDS, *CONTRIBUTOR_COMMANDS):
     cli.add_command(each)
 cli.add_command(images)
 cli.add_command(build)

@@ -22,7 +22,9 @@ _SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "case_timeout_s": ("--case-timeout",),
     "start_timeout_s": ("--start-timeout",),
     "max_output_mb": ("--max-output",),
+    "registries": ("--registry",),
 }
+_PARTS = {"sbatch_args": "ARGUMENT", "registries": "FOLDER|URL"}  # of options that may be repeated
 _UNITS = {"_mb": "SIZE", "_s": "SECONDS", "_dir": "FOLDER"}
 
 FOR_RUNS = (
@@ -53,6 +55,8 @@ FOR_RUNS = (
     "interface",
     "group_readable",
 )
+FOR_WORK_BY_HAND = ("mem_mb", "threads", "gpu", "allow_network", "start_timeout_s", "scratch_dir")
+FOR_REGISTRIES = ("registries",)
 FOR_ONE_OFFS = ("runtime", "nan", "case_timeout_s", "mem_mb", "allow_network", "gpu")
 
 
@@ -80,7 +84,7 @@ def _flag(name: str) -> Callable[[F], F]:
     if _TYPES[name] is bool:
         return click.option(f"{spelling[0]}/--no-{spelling[0][2:]}", name, default=None, help=text)
     if get_origin(_TYPES[name]) is tuple:
-        return click.option(*spelling, name, multiple=True, metavar="ARGUMENT", help=text)
+        return click.option(*spelling, name, multiple=True, metavar=_PARTS[name], help=text)
     if get_origin(_TYPES[name]) is Literal:
         return click.option(*spelling, name, type=click.Choice(get_args(_TYPES[name])), help=text)
     # numbers stay text here: config judges them, and says the same of files, variables and flags
