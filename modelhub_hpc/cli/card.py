@@ -43,41 +43,55 @@ def _section(head: str, rows: Iterable[Row]) -> Iterator[str]:
 
 def _facts(found: Found, version: Version) -> Iterator[Row]:
     entry = found.entry
-    licence = entry.licence
-    yield "task", f"{entry.task}: {entry.task_extended}"
+    yield "task", _task(entry)
     yield "area", entry.application_area
     yield "data", ", ".join(filter(None, (entry.data_type, entry.modality)))
-    yield from (("input", _input(each)) for each in entry.io.inputs)
+    yield from (("input", text) for text in _inputs(entry.io.inputs))
     yield from (("output", _output(each)) for each in entry.io.outputs)
     yield "runs on", ", ".join((*entry.backend, f"Python {entry.python or '?'}", *version.image.holds))
     yield "GPU", _gpu(entry)
     yield "takes", _resources(entry)
-    yield "licence", (licence and licence.model) or _UNKNOWN
-    yield "samples'", (licence and licence.sample_data) or _UNKNOWN
+    yield "licence", _licence(entry)
     yield "id", entry.id
     yield "registry", found.shelf.name + (f" (also in: {', '.join(found.hidden)})" if found.hidden else "")
 
 
-def _input(given: Input) -> str:
-    key = f"{given.key}: " if given.key not in (None, "single") else ""
-    sizes = " x ".join(map(_limit, given.dim_limits))
-    return key + "; ".join(filter(None, (", ".join(given.mime), sizes, given.description)))
+def _task(entry: Entry) -> str:
+    """In full, led by its kind unless it says that itself."""
+    says_it = entry.task.lower() in entry.task_extended.lower()
+    return entry.task_extended if says_it else f"{entry.task}: {entry.task_extended}"
+
+
+def _inputs(given: Sequence[Input]) -> Iterator[str]:
+    """Those that differ in their names alone are told together."""
+    keys = dict[str, list[str]]()
+    for each in given:
+        sizes = " x ".join(map(_limit, each.dim_limits))
+        text = "; ".join(filter(None, (", ".join(each.mime), sizes, each.description)))
+        keys.setdefault(text, []).append(each.key or "single")
+    yield from (text if names == ["single"] else f"{', '.join(names)}: {text}" for text, names in keys.items())
 
 
 def _limit(limit: Limit) -> str:
     """
     >>> _limit(Limit(1, 4)), _limit(Limit(8, 8)), _limit(Limit(32, None)), _limit(Limit(None, None))
-    ('1-4', '8', '32 or more', 'any')
+    ('1-4', '8', '>=32', 'any')
     """
     if limit.min == limit.max:
         return "any" if limit.min is None else str(limit.min)
-    return f"{limit.min} or more" if limit.max is None else f"{limit.min or 0}-{limit.max}"
+    return f">={limit.min}" if limit.max is None else f"{limit.min or 0}-{limit.max}"
 
 
 def _output(given: Output) -> str:
     axes = f"axes {given.axes}" if given.axes else None
     labels = ", ".join(f"{value} {name}" for value, name in (given.labels or {}).items())
-    return f"{given.name}: " + "; ".join(filter(None, (given.type, axes, given.description, labels)))
+    return f"{given.name}: " + "; ".join(filter(None, (given.type, axes, labels, given.description)))
+
+
+def _licence(entry: Entry) -> str:
+    if entry.licence is None:
+        return _UNKNOWN
+    return f"{entry.licence.model or _UNKNOWN}; sample data: {entry.licence.sample_data or _UNKNOWN}"
 
 
 def _gpu(entry: Entry) -> str:

@@ -82,15 +82,18 @@ def show(model: str, bibtex: bool, as_json: bool, refresh: bool, **given: Any) -
     from modelhub_hpc.models import citation, pulled, shelves
 
     voice = _voice(as_json)
-    name, number = pulled.parse(model)
-    found = shelves.find(name, _shelves(refresh, given))
-    version = found.entry.version(number or None)
+    name, wanted = pulled.parse(model)
+    site = config.load(site_flags(given))
+    found = shelves.find(name, shelves.shelves(site, refresh))
+    version = found.entry.version(wanted or None)
     cited = citation.bibtex(found.entry)
     if as_json:
         voice.answer({**_facts(found), "shown": version.version, "bibtex": cited})
     elif not bibtex:
         voice.columns((line,) for line in card(found, version))
-        voice.say(f"\nTo have it here:  mh-hpc pull {one_line(found.entry.name)}")
+        here = pulled.find(model, site) or found.shelf == shelves.shipped() and version.source.repository is None
+        do = "It is here:  mh-hpc run" if here else "To have it here:  mh-hpc pull"
+        voice.say(f"\n{do} {one_line(model)}{' FILE' if here else ''}")
     elif cited is None:
         raise InvalidError(f"The registry knows no publication of '{shown(name)}'.")
     else:
@@ -113,26 +116,19 @@ def validate(folder: Path, as_json: bool) -> int:
     voice = _voice(as_json)
     shelf = shelves.Shelf(str(folder), shelves.root(folder))
     problems = list(checks.problems(shelf))
-    count = number(len(shelf.files()), "entry").replace("entrys", "entries")
     if as_json:
         told = [{"file": str(path), **vars(problem)} for path, problem in problems]
         voice.answer({"registry": str(shelf.folder), "entries": len(shelf.files()), "problems": told})
     for path, problem in problems:
         voice.warn(f"{one_line(path)}: {one_line(problem)}")
-    voice.say(f"{count}, {number(len(problems), 'problem')}")
+    voice.say(f"{number(len(shelf.files()), 'file')}, {number(len(problems), 'problem')}")
     return EXIT_INVALID if problems else EXIT_DONE
-
-
-def _shelves(refresh: bool, given: dict[str, Any]) -> list[Shelf]:
-    from modelhub_hpc.models import shelves
-
-    return shelves.shelves(config.load(site_flags(given)), refresh)
 
 
 def _everything(voice: Voice, refresh: bool, given: dict[str, Any]) -> tuple[list[Found], list[Shelf]]:
     from modelhub_hpc.models import shelves
 
-    places = _shelves(refresh, given)
+    places = shelves.shelves(config.load(site_flags(given)), refresh)
     found, flaws = shelves.everything(places)
     for flaw in flaws:
         voice.warn(f"left out: {many_lines(str(flaw))}")

@@ -148,22 +148,22 @@ def root(place: Path) -> Path:
 
 
 def _fetch(address: str, branch: str, home: Path) -> None:
-    """Bring the newest commit; who reads meanwhile has the one before it or this one."""
+    """Bring the newest commit; who reads or fetches meanwhile is not disturbed."""
     with storage(home):
         home.mkdir(parents=True, exist_ok=True)
-    commit = git.fetch(address, branch, None, home / "git")
-    if not (home / commit).is_dir():
+        work = private_folder(home, "fetch")
+    try:
+        with storage(work):
+            (work / "git").mkdir()
+        commit = git.fetch(address, branch, None, work / "git")
+        git.export(work / "git", commit, _LISTED, work / commit, _MOST_BYTES)
         with storage(home):
-            work = private_folder(home, "fetch")
-        try:
-            git.export(home / "git", commit, _LISTED, work / commit, _MOST_BYTES)
-            with storage(home):
-                _move(work / commit, home / commit)
-        finally:
-            remove_tree(work)
-    before = read_json(home / _HEAD).get("commit")
-    replace_json(home / _HEAD, {"repository": address, "branch": branch, "commit": commit})
-    for old in (*ended_folders(home, "fetch"), *([home / str(before)] if before not in (None, commit) else [])):
+            _move(work / commit, home / commit)
+        before = read_json(home / _HEAD).get("commit", commit)
+        replace_json(home / _HEAD, {"repository": address, "branch": branch, "commit": commit})
+    finally:
+        remove_tree(work)
+    for old in (*ended_folders(home, "fetch"), *([home / str(before)] if before != commit else [])):
         remove_tree(old)
 
 
