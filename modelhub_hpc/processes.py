@@ -115,3 +115,16 @@ def _open_up(top: Path) -> None:
 def _prefix(kind: str) -> str:
     # host and namespace, since nodes may share the folder and process numbers only mean something within
     return f"{kind}-{os.getuid()}-{socket.gethostname()}-{pid_namespace().strip('pid:[]')}-"
+
+
+def ask(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> tuple[int, str]:
+    """Run a program to its end; its exit code and stdout. 127: it is not there; 124: it took too long and was ended."""
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return 124, ""
+    except OSError:
+        return 127, ""
+    return done.returncode, done.stdout.decode(errors="replace")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from modelhub_hpc.cli.checking import validate
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import EXIT_DONE, UsageError, shown
 
@@ -98,4 +99,4 @@ def _one_of(word: str, known: Sequence[str], what: str) -> str:
     return word
 
 
-CONTRIBUTOR_COMMANDS = (init,)
+CONTRIBUTOR_COMMANDS = (init, validate)
