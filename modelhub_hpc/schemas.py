@@ -62,7 +62,7 @@ def place(parts: Any) -> str:
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif re.fullmatch(r"\w+", part, re.ASCII):
+        elif re.fullmatch(r"[A-Za-z_]\w*", part, re.ASCII):
             text += f".{part}"
         else:
             text += f"[{json.dumps(part)}]"
