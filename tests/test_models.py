@@ -350,7 +350,8 @@ def test_files_that_are_no_entries_leave_the_others_alone(lab: Callable[..., Pat
 
 def test_a_name_that_no_registry_has(lab: Callable[..., Path], tmp_path: Path) -> None:
     places = shelves.shelves(site(tmp_path, lab("la\nb", data())))
-    with pytest.raises(InvalidError, match=r"No registry has a model 'dentalartifactmodl'. Did you mean 'DentalArtifactModel'\?"):
+    near = r"No registry has a model 'dentalartifactmodl'. Did you mean 'DentalArtifactModel'\?"
+    with pytest.raises(InvalidError, match=near):
         shelves.find("dentalartifactmodl", places)
     with pytest.raises(InvalidError, match=r"model '\.\./models/squeezenet\\x1b'(?s:.*)la\\nb, mh-hpc. To see all"):
         shelves.find("../models/squeezenet\x1b", places)
@@ -486,7 +487,7 @@ def cited(**reference: Any) -> str:
 
 def test_bibtex_is_made_of_what_is_known() -> None:
     assert cited(authors=["Forrest N. Iandola", "Song Han"]) == (
-        "@misc{squeezenet2016,\n"
+        "@misc{squeezenet-2016,\n"
         "  title = {{SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size}},\n"
         "  author = {Forrest N. Iandola and Song Han},\n"
         "  howpublished = {arXiv},\n"
@@ -498,7 +499,7 @@ def test_bibtex_is_made_of_what_is_known() -> None:
     )
     bare = cited(source=None, year=None, url=None, arxiv=None)
     assert bare.splitlines()[0] == "@misc{squeezenet," and len(bare.splitlines()) == 3
-    assert cited(source="PLOS Medicine", arxiv=None).startswith("@article{squeezenet2016,")
+    assert cited(source="PLOS Medicine", arxiv=None).startswith("@article{squeezenet-2016,")
     assert "  booktitle = {Brainlesion Workshop},\n" in cited(source="Brainlesion Workshop")
 
 

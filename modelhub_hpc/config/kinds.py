@@ -139,7 +139,7 @@ def _shell_line(value: Any) -> str:
 def _registry_place(value: Any) -> str:
     """A folder, made absolute, or the address of a git repository, which must hold no password: runs record options."""
     text = str(value)
-    if not text or not text.isprintable() or text[0] == "-":
+    if not text or text[0] == "-":
         raise ValueError("a folder or the address of a git repository")
     if re.search(r"://[^/@]*:[^/]*@", text):
         raise ValueError("an address without a password: give that to git (git help credentials)")

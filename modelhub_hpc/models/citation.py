@@ -34,7 +34,8 @@ def bibtex(entry: Entry) -> str | None:
         "url": _address(reference.url or ""),
     }
     lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items() if value)
-    return f"@{kind}{{{entry.name}{reference.year or ''},\n{lines}}}"
+    key = f"{entry.name}-{reference.year}" if reference.year else entry.name
+    return f"@{kind}{{{key},\n{lines}}}"
 
 
 def _kind(reference: Reference) -> tuple[str, str]:
