@@ -1,24 +1,30 @@
-"""New contributions: that they run as they are made, whatever they take and give, and what is refused."""
+"""New contributions: that they run as they are made, what of them is published, and what is refused."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gitkit import Repository
 from grounds import REPO
 
 from modelhub_hpc import cli, contribution
+from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.contributing import configs, phantoms, scaffold
-from modelhub_hpc.errors import UsageError
+from modelhub_hpc.contributing.publish import Given, Published, publish
+from modelhub_hpc.errors import InvalidError, UsageError
+from modelhub_hpc.models import shelves
 
 MH = (sys.executable, "-m", "modelhub_hpc.cli")
 EVERY_INPUT = [f"--input=i{number}={mime}" for number, mime in enumerate(phantoms.TYPES)]
@@ -156,7 +162,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
-    wanted = scaffold.Wanted("a", "x/y:1", {"single": ("image/png",)}, {"v": "vector"}, "MIT", "Me")
+    wanted = scaffold.Wanted("a", "x/y:1", ("numpy",), {"single": ("image/png",)}, {"v": "vector"}, "MIT", "Me")
     (tmp_path / "mine").write_text("mine")
     for folder in (tmp_path, tmp_path / "mine"):
         with pytest.raises(UsageError, match="not an empty folder"):
@@ -185,3 +191,249 @@ def test_what_no_flag_says_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
     assert [each.key for each in model.inputs] == ["t1", "flair"]
     assert [(each.name, each.type) for each in model.outputs] == [("tumour", "mask_image")]
     assert "Jane Doe" in (tmp_path / "asked/CITATION.cff").read_text()
+
+
+# -- published ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A contribution in a clone, the repository that it is pushed to, and a registry."""
+
+    model: Path
+    clone: Repository
+    registry: Path
+    site: SiteConfig
+
+    @property
+    def entry_file(self) -> Path:
+        return self.registry / "models/new-model.json"
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.entry_file.read_bytes())
+        return found
+
+    def change(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change config.json, commit and push."""
+        path = self.model / configs.CONFIG
+        config = json.loads(path.read_bytes())
+        change(config)
+        path.write_text(json.dumps(config))
+        self.push()
+
+    def push(self) -> str:
+        commit = self.clone.commit()
+        self.clone("push", "--quiet", "origin", "HEAD")
+        return commit
+
+    def publish(self, **given: str) -> Published:
+        return publish(self.model, self.registry, Given(**given), self.site)
+
+
+def described(config: dict[str, Any]) -> None:
+    config["model"]["description"] = "Finds nodules."
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    model = init(tmp_path, "--author", "Jane Doe", "--output", "lung:mask_image", "--framework", "keras-1.0.2")
+    clone = Repository(model)
+    clone("init", "--quiet", "--bare", str(tmp_path / "remote.git"))
+    clone("remote", "add", "origin", str(tmp_path / "remote.git"))
+    (tmp_path / "registry/models").mkdir(parents=True)
+    ground = Ground(model, clone, tmp_path / "registry", SiteConfig(cache_dir=tmp_path / "cache"))
+    ground.change(described)
+    return ground
+
+
+def test_the_first_version_is_an_entry_made_of_the_contributions_own_files(ground: Ground, tmp_path: Path) -> None:
+    measured = {"seconds_per_case": 0.25, "memory_mb": 80, "start_s": 1.5, "machine": "Abacus, 2 cores"}
+    (ground.model / "measured.json").write_text(json.dumps(measured))
+    commit = ground.push()
+    published = ground.publish(doi="https://doi.org/10.5281/zenodo.1234")
+    assert published.changed and not published.before
+    found = shelves.find("new-model", [shelves.Shelf("lab", ground.registry)]).entry
+    assert found == published.entry
+    told = ground.entry
+    assert told["id"] == json.loads(configs.read(ground.model))["id"]
+    assert (told["description"], told["backend"], told["python"]) == ("Finds nodules.", ["tensorflow", "keras"], "2.7")
+    assert told["licence"] == {"model": "Apache-2.0", "sample_data": "CC0-1.0"}
+    reference = told["reference"]
+    assert (reference["authors"], reference["doi"]) == (["Jane Doe"], "10.5281/zenodo.1234")
+    assert told["resources"] == {
+        "seconds_per_case": 0.25, "memory_mb": 80, "gpu_memory_mb": None, "hardware": "Abacus, 2 cores"
+    }  # fmt: skip
+    (output,) = told["io"]["outputs"]
+    assert (output["name"], output["type"], output["axes"]) == ("lung", "mask_image", "y,x")
+    (version,) = told["versions"]
+    assert version == {
+        "version": "0.1.0",
+        "source": {"repository": f"file://{tmp_path}/remote.git", "branch": "master", "commit": commit, "folder": "."},
+        "image": {
+            "name": "modelhub/keras-modelhub:1.0.2",
+            "digest": None,
+            "base": "ubuntu:16.04",
+            "holds": ["TensorFlow 1.0.1", "Keras 2.0.2", "OpenCV"],
+        },
+        "files": [],
+    }
+
+
+def test_a_further_version_is_added_and_the_one_before_stays(ground: Ground) -> None:
+    ground.publish()
+    first = ground.entry
+    assert not ground.publish().changed
+    assert ground.entry == first
+
+    def later(config: dict[str, Any]) -> None:
+        config["modelhub"].update(version="0.10.0", modality="CT")
+
+    ground.change(later)
+    assert ground.publish().before == ("0.1.0",)
+    told = ground.entry
+    assert [each["version"] for each in told["versions"]] == ["0.1.0", "0.10.0"]
+    assert told["versions"][0] == first["versions"][0]
+    assert told["modality"] == "CT"
+
+
+def test_a_correction_of_an_older_version_is_put_in_order_and_says_nothing_of_the_newest(ground: Ground) -> None:
+    ground.change(lambda config: config["modelhub"].update(version="2.0.0"))
+    ground.publish()
+
+    def older(config: dict[str, Any]) -> None:
+        config["modelhub"]["version"] = "1.9.1"
+        config["model"]["description"] = "Found nodules."
+
+    ground.change(older)
+    ground.publish()
+    assert [each["version"] for each in ground.entry["versions"]] == ["1.9.1", "2.0.0"]
+    assert ground.entry["description"] == "Finds nodules."
+
+
+def test_a_version_that_is_there_never_changes(ground: Ground) -> None:
+    ground.publish()
+    before = ground.entry_file.read_bytes()
+    (ground.model / "contrib_src/sandbox.ipynb").unlink()
+    ground.push()
+    with pytest.raises(InvalidError, match=r"has a version 0\.1\.0, with other facts \(source\)"):
+        ground.publish()
+    assert ground.entry_file.read_bytes() == before
+
+
+def test_what_a_curator_has_added_stays(ground: Ground) -> None:
+    ground.publish()
+    accuracy = {"metric": "Dice", "dataset": "LIDC", "reported": 0.9, "reproduced": None, "cases": 10, "source": None}
+    ground.entry_file.write_text(json.dumps({**ground.entry, "modality": "CT", "accuracy": [accuracy]}))
+    ground.change(lambda config: config["modelhub"].update(version="0.2.0"))
+    ground.publish()
+    assert ground.entry["modality"] == "CT"
+    assert ground.entry["accuracy"] == [accuracy]
+
+
+def test_only_what_others_can_have_is_published(ground: Ground) -> None:
+    ground.clone.commit(**{"contrib_src/late.py": "late = 1\n"})
+    with pytest.raises(InvalidError, match="git push"):
+        ground.publish()
+    ground.clone("push", "--quiet", "origin", "HEAD")
+    (ground.model / "contrib_src/late.py").write_text("late = 2\n")
+    (ground.model / "contrib_src/weights.bin").write_text("ignored by git, say")
+    (ground.model / "contrib_src/sandbox.ipynb").unlink()
+    with pytest.raises(InvalidError) as said:
+        ground.publish()
+    lines = str(said.value).splitlines()
+    assert "  differs    contrib_src/late.py" in lines
+    assert "  only here  contrib_src/weights.bin" in lines
+    assert "  only there contrib_src/sandbox.ipynb" in lines
+    assert len(lines) == 5
+    assert not ground.entry_file.exists()
+
+
+def test_files_that_lie_elsewhere_are_known_by_their_content(ground: Ground) -> None:
+    weights = ground.model / "contrib_src/model/weights.bin"
+    address = "https://example.org/weights.bin"
+    named = {"src_url": address, "dest_file_path": "/contrib_src/model/weights.bin"}
+    given = {"docker_id": "modelhub-hpc/onnxruntime:1", "external_contrib_files": [named]}
+    (ground.model / "init/init.json").write_text(json.dumps(given))
+    ground.push()
+    with pytest.raises(InvalidError, match=address):
+        ground.publish()
+    weights.write_bytes(b"weights")
+    ground.publish()
+    (version,) = ground.entry["versions"]
+    digest = hashlib.sha256(b"weights").hexdigest()
+    expected = {"url": address, "path": "contrib_src/model/weights.bin", "sha256": digest, "bytes": 7}
+    assert version["files"] == [expected]
+
+
+def test_a_model_in_the_registrys_own_folder_needs_no_repository(ground: Ground) -> None:
+    own = ground.registry / "contributions/new-model"
+    own.parent.mkdir()
+    ground.model.rename(own)
+    publish(own, ground.registry, Given(), ground.site)
+    (version,) = ground.entry["versions"]
+    assert version["source"] == {
+        "repository": None, "branch": None, "commit": None, "folder": "contributions/new-model"
+    }  # fmt: skip
+
+
+def test_a_repository_can_be_named_and_is_looked_at_too(ground: Ground, tmp_path: Path) -> None:
+    commit = ground.push()
+    ground.clone("remote", "remove", "origin")
+    with pytest.raises(UsageError, match="without a remote"):
+        ground.publish()
+    with pytest.raises(UsageError, match="belong together"):
+        ground.publish(commit=commit)
+    with pytest.raises(InvalidError, match="no commit"):
+        ground.publish(repository=f"file://{tmp_path}/remote.git", commit="1" * 40)
+    ground.publish(repository=f"file://{tmp_path}/remote.git", commit=commit)
+    assert ground.entry["versions"][0]["source"]["commit"] == commit
+
+
+def test_the_publication_of_config_json_is_what_is_cited(ground: Ground) -> None:
+    publication = {
+        "title": "On nodules", "source": "arXiv", "year": 2018, "authors": "Jane Doe, John Roe and Max Moe",
+        "abstract": "", "url": "https://arxiv.org/abs/1801.01234", "google_scholar": "", "bibtex": "@misc{a}",
+    }  # fmt: skip
+    ground.change(lambda config: config.update(publication=publication))
+    ground.publish()
+    assert ground.entry["reference"] == {
+        "title": "On nodules", "authors": ["Jane Doe", "John Roe", "Max Moe"], "year": 2018, "source": "arXiv",
+        "url": "https://arxiv.org/abs/1801.01234", "doi": None, "arxiv": "1801.01234", "bibtex": "@misc{a}",
+    }  # fmt: skip
+
+
+REFUSED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda config: config["model"].update(description=scaffold.STAND_IN), "still describes the stand-in"),
+    (lambda config: config["modelhub"].pop("backend"), "what the model runs on"),
+    (lambda config: config["modelhub"].update(gpu={"uses": "yes"}), r"gpu\.uses"),
+    (lambda config: config["meta"].pop("task"), "has mistakes:"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED, ids=[said for _, said in REFUSED])
+def test_what_is_not_ready_is_not_published(
+    change: Callable[[dict[str, Any]], object], said: str, ground: Ground
+) -> None:
+    ground.change(change)
+    with pytest.raises(InvalidError, match=said):
+        ground.publish()
+    assert not ground.entry_file.exists()
+
+
+def test_version_and_names_are_told_apart(ground: Ground) -> None:
+    with pytest.raises(UsageError, match="calls this version 0.1.0, not 1.0.0"):
+        ground.publish(version="1.0.0")
+    ground.publish()
+    ground.change(lambda config: config.update(id="00000000-0000-4000-8000-000000000000"))
+    with pytest.raises(InvalidError, match="the entry of another model"):
+        ground.publish()
+    ground.entry_file.rename(ground.entry_file.with_name("other.json"))
+    ground.publish()
+    other = json.loads((ground.registry / "models/other.json").read_bytes())
+    ground.change(lambda config: config.update(id=other["id"]))
+    ground.entry_file.unlink()
+    with pytest.raises(InvalidError, match="a model with the id of this one"):
+        ground.publish()
+    with pytest.raises(InvalidError, match="no registry"):
+        publish(ground.model, ground.model, Given(), ground.site)

@@ -19,6 +19,8 @@ from modelhub_hpc.runfolder import storage
 
 # those of recipes/ that have no published counterpart
 _NEW_IMAGES = {"onnxruntime": "modelhub-hpc/onnxruntime:1", "pytorch": "modelhub-hpc/pytorch:1"}
+# what registries call frameworks that are not called like their images
+_BACKENDS = {"onnxruntime": ("onnx",), "keras": ("tensorflow", "keras"), "fastai": ("pytorch",)}
 _NAME = re.compile("[a-z0-9]+(?:-[a-z0-9]+)*")
 _LONGEST_NAME = 64
 _KEY = re.compile("[A-Za-z][A-Za-z0-9_-]*")
@@ -37,6 +39,7 @@ _TASKS = {
     "custom": "Analysis",
 }
 OUTPUT_TYPES = tuple(_TASKS)
+STAND_IN = "A stand-in that says how bright an image is."  # the description of all new models
 LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0")
 
 
@@ -46,6 +49,7 @@ class Wanted:
 
     name: str
     image: str
+    backend: Sequence[str]
     inputs: Mapping[str, Sequence[str]]
     outputs: Mapping[str, str]
     licence: str
@@ -62,6 +66,16 @@ def images() -> dict[str, str]:
     exact = {each["recipe"]: each["image"] for each in listed}
     newest = {recipe.rpartition("-")[0]: image for recipe, image in exact.items()}
     return {**newest, **exact, **_NEW_IMAGES}
+
+
+def backend(framework: str) -> tuple[str, ...]:
+    """What a registry's entry says of a framework, or of the environment of a recipe.
+
+    >>> backend("keras-2.3.1"), backend("pytorch-gpu")
+    (('tensorflow', 'keras'), ('pytorch',))
+    """
+    family = framework.partition("-")[0]
+    return _BACKENDS.get(family, (family,))
 
 
 def checked_name(name: str) -> str:
@@ -170,14 +184,14 @@ def _config(wanted: Wanted) -> dict[str, Any]:
             "data_type": "Image",
         },
         "model": {
-            "description": "A stand-in that says how bright an image is.",
+            "description": STAND_IN,
             "provenance": "Made by mh-hpc init.",
             "architecture": "None: brightness against its mean",
             "learning_type": "None",
             "format": ".py",
             "io": {"input": _config_inputs(wanted), "output": _config_outputs(wanted)},
         },
-        "modelhub": {"version": "0.1.0"},
+        "modelhub": {"version": "0.1.0", "backend": list(wanted.backend)},
     }
 
 

@@ -33,6 +33,7 @@ _LICENCES = {
     "CC-BY-NC-SA-4.0": r"attribution-noncommercial-sharealike 4\.0|cc[ -]by-nc-sa[ -]4\.0",
     "CC-BY-NC-4.0": r"attribution-noncommercial 4\.0|cc[ -]by-nc[ -]4\.0",
     "CC-BY-SA-4.0": r"attribution-sharealike 4\.0|cc[ -]by-sa[ -]4\.0",
+    "CC0-1.0": r"cc0[ -]1\.0",
     "CC-BY-4.0": r"creative commons attribution 4\.0|cc[ -]by[ -]4\.0",
 }
 
