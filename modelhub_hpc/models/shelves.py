@@ -76,17 +76,17 @@ def shipped() -> Shelf:
 
 def everything(places: Sequence[Shelf]) -> tuple[list[Found], list[InvalidError]]:
     """All models by name, each from the first registry that has it; and what is wrong with files that are none."""
-    found, flaws = dict[str, Found](), list[InvalidError]()
+    having = dict[str, list[tuple[Shelf, Path]]]()
     for shelf in places:
         for path in shelf.files():
-            if earlier := found.get(path.stem):
-                found[path.stem] = dataclasses.replace(earlier, hidden=(*earlier.hidden, shelf.name))
-                continue
-            try:
-                found[path.stem] = Found(_read(path, entries.glance), shelf, path)
-            except InvalidError as error:
-                flaws.append(error)
-    return [found[name] for name in sorted(found, key=str.lower)], flaws
+            having.setdefault(path.stem, []).append((shelf, path))
+    found, flaws = list[Found](), list[InvalidError]()
+    for name in sorted(having, key=str.lower):
+        try:
+            found.append(_found(having[name], entries.glance))
+        except InvalidError as error:
+            flaws.append(error)
+    return found, flaws
 
 
 def find(name: str, places: Sequence[Shelf]) -> Found:
@@ -94,17 +94,18 @@ def find(name: str, places: Sequence[Shelf]) -> Found:
     having = [(shelf, path) for shelf in places for path in shelf.files() if path.stem == name]
     if not having:
         raise _unknown(name, places)
-    shelf, path = having[0]
-    return Found(_read(path, entries.read), shelf, path, tuple(later.name for later, _ in having[1:]))
+    return _found(having, entries.read)
 
 
-def _read(path: Path, how: Callable[[Path], Entry]) -> Entry:
-    entry = how(path)
+def _found(having: Sequence[tuple[Shelf, Path]], read: Callable[[Path], Entry]) -> Found:
+    """The model as the first of these has it. Where that one is wrong, no other stands in for it: InvalidError."""
+    (shelf, path), *later = having
+    entry = read(path)
     if entry.name != path.stem:
         raise InvalidError(
             f"{shown(path)} is an entry of '{shown(entry.name)}': the file must be called {shown(entry.name)}.json."
         )
-    return entry
+    return Found(entry, shelf, path, tuple(each.name for each, _ in later))
 
 
 def _unknown(name: str, places: Sequence[Shelf]) -> InvalidError:
