@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import doctest
+import importlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -387,12 +391,17 @@ def test_a_registry_in_git_comes_when_told_and_not_before(tmp_path: Path) -> Non
         assert shelves.find("own", places).entry.title == "New" and places[0].origin
     assert places[0].origin.commit == second
 
+    (home,) = (tmp_path / "cache/registries").iterdir()
+    killed = "import sys; from pathlib import Path; from modelhub_hpc.processes import private_folder as make\n"
+    subprocess.run([sys.executable, "-c", f"{killed}make(Path(sys.argv[1]), 'fetch')", home], check=True)
+    assert len(list(home.iterdir())) == 3
+    shelves.shelves(wanted, refresh=True)
     theirs.folder.rename(tmp_path / "gone")
     with pytest.raises(InvalidError, match="git fetch has failed"):
         shelves.shelves(wanted, refresh=True)
     assert shelves.find("own", shelves.shelves(wanted)).entry.title == "New"
-    kept = sorted(path.name for path in (tmp_path / "cache/registries").glob("*/*"))
-    assert kept == sorted([second, "head.json"])  # neither the commit before nor work that was given up
+    # neither the commit before nor work that was given up
+    assert sorted(path.name for path in home.iterdir()) == sorted([second, "head.json"])
 
 
 def test_a_branch_of_a_registry_in_git(tmp_path: Path) -> None:
@@ -514,3 +523,9 @@ def test_bibtex_of_the_authors_is_left_as_it_is_and_hostile_text_ends_no_field()
 
 def test_a_model_without_a_publication_has_no_citation() -> None:
     assert citation.bibtex(entry.parse(copy.deepcopy(data(reference=None)), "x")) is None
+
+
+@pytest.mark.parametrize("name", ["schemas", "models.pulled", "cli.card"])
+def test_the_examples_in_docstrings(name: str) -> None:
+    done = doctest.testmod(importlib.import_module(f"modelhub_hpc.{name}"))
+    assert done.attempted and not done.failed
