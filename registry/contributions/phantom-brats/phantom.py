@@ -78,10 +78,10 @@ def make(random: np.random.Generator, grid: Grid) -> Phantom:
     axes, _ = np.linalg.qr(random.standard_normal((3, 3)))
     shape = random.uniform(0.85, 1.0, 3)
     head = _Ellipsoid(np.zeros(3), half * shape, axes)
-    centre = axes @ (_direction(random) * half * shape * random.uniform(0.25, 0.55))
-    radii = random.uniform(0.24, 0.36) * half * random.uniform(0.85, 1.15, 3)
+    centre = axes @ (_direction(random) * half * shape * random.uniform(0.25, 0.45))
+    radii = random.uniform(0.36, 0.48) * half * random.uniform(0.85, 1.15, 3)
     tumour, _ = np.linalg.qr(random.standard_normal((3, 3)))
-    rim, inner = random.uniform(0.66, 0.76), random.uniform(0.36, 0.46)
+    rim, inner = random.uniform(0.72, 0.8), random.uniform(0.48, 0.56)
     fluid = _Ellipsoid(-0.4 * centre, half * random.uniform(0.12, 0.22, 3), axes)
     vessel = _Ellipsoid(_direction(random) * half * 0.6, half * np.array([0.06, 0.06, 0.35]), tumour)
     layers = [

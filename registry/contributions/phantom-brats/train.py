@@ -29,7 +29,7 @@ HELD_OUT = 50
 HELD_OUT_SEED = 1_000_000
 LAYOUT = convnet.Layout(axes=3, inputs=4, layers=((10, 1), (10, 2), (10, 1)), classes=4)
 LABELS = np.array([0, CORE, OEDEMA, ENHANCING], np.uint8)  # by class
-IMPORTANCE = np.array([0.1, 1.0, 0.5, 0.8], np.float32)
+IMPORTANCE = np.array([0.3, 1.0, 0.6, 0.7], np.float32)
 MODEL_FILE = HERE / "contrib_src" / "model" / "model.onnx"
 REGIONS = {"whole tumour": (1, 2, 4), "tumour core": (1, 4), "enhancing tumour": (4,)}
 
