@@ -29,7 +29,6 @@ from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_op
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
-from modelhub_hpc.cli.sandbox import sandbox, shell
 from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
@@ -227,8 +226,6 @@ cli.add_command(doctor)
 cli.add_command(recipe)
 cli.add_command(config_group)
 cli.add_command(site)
-cli.add_command(sandbox)
-cli.add_command(shell)
 
 
 @cli.command()
