@@ -289,6 +289,21 @@ def test_phantom_lesion_says_the_same_in_five_ways() -> None:
     assert measured["mean_hounsfield"] == pytest.approx(hounsfield[mask == 1].mean())
 
 
+def test_a_one_off_prediction_says_the_axes_of_its_arrays() -> None:
+    slice_ = LESION / "contrib_src/sample_data/slice-01.dcm"
+    words = ["run", str(LESION), str(slice_), "--runtime", "host", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "modelhub_hpc.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    axes = {output["name"]: output["axes"] for output in json.loads(done.stdout)["output"] if "axes" in output}
+    assert axes == {"mask": "y,x", "probability": "y,x", "overlay": "y,x,c"}
+
+
 def test_phantom_lesion_refuses_what_is_no_slice(tmp_path: Path) -> None:
     Image.new("L", (64, 64)).save(tmp_path / "a.png")
     assert "this model reads one DICOM slice in grey" in infer("phantom-lesion", str(tmp_path / "a.png"))

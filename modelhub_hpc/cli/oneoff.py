@@ -27,10 +27,11 @@ _CELL = 120
 
 @dataclass(frozen=True)
 class _Array:
-    """What is left of an array when its case is over. file: None without -o."""
+    """What is left of an array when its case is over. axes: None where not known; file: None without -o."""
 
     dtype: str
     shape: tuple[int, ...]
+    axes: str | None
     file: Path | None
 
 
@@ -79,7 +80,8 @@ def _save(result: CaseResult, arrays: Mapping[str, ArrayOutput], folder: Path | 
     for name, output in arrays.items():
         with storage(folder or Path()):
             file = _write(folder / result.case_id, name, output) if folder else None
-        kept[name] = _Array(str(output.array.dtype), output.array.shape, file)
+        axes = str(output.attributes["axes"]) if "axes" in output.attributes else None
+        kept[name] = _Array(str(output.array.dtype), output.array.shape, axes, file)
     return kept
 
 
@@ -115,7 +117,7 @@ def _output_facts(output: Output, arrays: Mapping[str, _Array]) -> dict[str, Any
     if array is None:
         return {**facts, "shape": list(output.shape), "prediction": output.prediction}
     file = str(array.file) if array.file else None
-    return {**facts, "shape": list(array.shape), "dtype": array.dtype, "file": file}
+    return {**facts, "shape": list(array.shape), "axes": array.axes, "dtype": array.dtype, "file": file}
 
 
 def _rows(each: _Predicted) -> Iterator[tuple[str, str, str]]:
