@@ -74,14 +74,14 @@ class Contribution:
 def read(path: Path) -> Contribution:
     """Read a contribution folder in ModelHub's template (init/init.json, contrib_src/model/config.json)."""
     config = _json(path / "contrib_src/model/config.json")
-    init = _json(path / "init/init.json")
+    init = read_init(path)
     try:
         io = config["model"]["io"]
         modelhub = config.get("modelhub", {})
         return Contribution(
             name=str(config["meta"]["name"]),
             id=str(config["id"]),
-            version=str(modelhub.get("version", "0")),
+            version=str(_version_of_lock(path / "lock.json") or modelhub.get("version", "0")),
             path=path,
             contrib_src=path / "contrib_src",
             image=str(init["docker_id"]),
@@ -92,6 +92,11 @@ def read(path: Path) -> Contribution:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidError(f"{path}: config.json or init.json lacks a required part: {error!r}") from error
+
+
+def read_init(path: Path) -> dict[str, Any]:
+    """The init.json of a contribution folder: docker_id, external_contrib_files."""
+    return _json(path / "init/init.json")
 
 
 def _inputs(given: Mapping[str, Any]) -> tuple[InputSpec, ...]:
@@ -117,6 +122,11 @@ def _axes_of_entry(path: Path) -> dict[str, str]:
     """What the registry knows of the outputs of a model that was pulled, whose config.json stays as published."""
     outputs = _json(path)["io"]["outputs"] if path.exists() else ()
     return {output["name"]: output["axes"] for output in outputs if output.get("axes")}
+
+
+def _version_of_lock(path: Path) -> Any:
+    """The version of a model that was pulled; None for others."""
+    return _json(path).get("version") if path.exists() else None
 
 
 def _json(path: Path) -> dict[str, Any]:

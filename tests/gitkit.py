@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import urllib.parse
 from pathlib import Path
 
 _ENVIRONMENT = {
@@ -20,7 +21,7 @@ class Repository:
     def __init__(self, folder: Path, branch: str = "master") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.url = f"file://{folder}"
+        self.url = f"file://{urllib.parse.quote(str(folder))}"
         self("init", "--quiet", f"--initial-branch={branch}")
 
     def __call__(self, *words: str, text: bytes | None = None) -> str:

@@ -27,8 +27,10 @@ from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.models import MODEL_COMMANDS
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
+from modelhub_hpc.cli.pull import pull
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
+from modelhub_hpc.cli.sandbox import sandbox, shell
 from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
@@ -223,9 +225,12 @@ for each in (*RUN_COMMANDS, *MODEL_COMMANDS, *CONTRIBUTOR_COMMANDS):
 cli.add_command(images)
 cli.add_command(build)
 cli.add_command(doctor)
+cli.add_command(pull)
 cli.add_command(recipe)
 cli.add_command(config_group)
 cli.add_command(site)
+cli.add_command(sandbox)
+cli.add_command(shell)
 
 
 @cli.command()

@@ -19,7 +19,7 @@ PLAIN_S = 10.0
 def convert_image(source: str, name: str | None, site: SiteConfig, terms: Terms, voice: Voice) -> int:
     """Convert, and say how it ended; the exit code."""
     begun_s = time.monotonic()
-    with _observer(voice) as observe:
+    with observer(voice) as observe:
         made = convert(source, name, site, terms, observe)
     if voice.json:
         image = {**vars(made.image), "path": str(made.image.path)}
@@ -41,7 +41,7 @@ def _show(made: Converted, seconds: float, voice: Voice) -> None:
 
 
 @contextlib.contextmanager
-def _observer(voice: Voice) -> Iterator[Observer]:
+def observer(voice: Voice) -> Iterator[Observer]:
     """What is going on: on a terminal in one line that moves, elsewhere a line for each step."""
     if voice.quiet:
         yield lambda *_: None

@@ -58,9 +58,13 @@ def versions(name: str, site: SiteConfig) -> list[PulledModel]:
 
 
 def find(model: str, site: SiteConfig) -> PulledModel | None:
-    """NAME or NAME@VERSION; without a version the newest."""
+    """NAME or NAME@VERSION; without a version the newest, one before a release only where there is no other."""
     name, version = parse(model)
-    return next((each for each in versions(name, site) if version in ("", each.version)), None)
+    here = versions(name, site)
+    if version:
+        return next((each for each in here if each.version == version), None)
+    released = (each for each in here if "-" not in each.version.partition("+")[0])
+    return next(released, next(iter(here), None))
 
 
 def place(name: str, version: str, site: SiteConfig) -> Path:

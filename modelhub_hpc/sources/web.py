@@ -105,6 +105,10 @@ def _failure(host: str, error: requests.RequestException) -> ModelHubError:
             )
         if any(sign in said for sign in _NO_TLS):
             return InvalidError(f"{host} does not speak TLS{reason}\nFor a registry without it: --no-https")
+    if isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)):
+        return InvalidError(f"{host} redirects to what is no address for a file: {shown(error)}")
+    if isinstance(error, requests.TooManyRedirects):
+        return InvalidError(f"{host} redirects again and again.")
     if isinstance(error, requests.Timeout) or "timed out" in said:
         trouble = "does not answer"
     elif isinstance(error, requests.exceptions.ProxyError):
