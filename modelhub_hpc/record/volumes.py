@@ -18,7 +18,7 @@ _SPACE = "z", "y", "x"
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels that lie on the grid of the model's input.
+    """Voxels that lie on the grid of the model's input, of the first one where it has several.
 
     voxels: the last three axes are z, y, x (z is 1 long for a plane); any others come before, as they were.
     geometry: size, spacing, origin and direction in x, y, z order; LPS world axes, mm. None where the input has

@@ -27,6 +27,16 @@ CONTRIBUTIONS = REPO / "registry/contributions"
 BRATS, LESION = CONTRIBUTIONS / "phantom-brats", CONTRIBUTIONS / "phantom-lesion"
 PATIENTS, SLICES = 20, 9
 SIZE = 24, 28, 20  # x, y, z
+THRESHOLD = """
+import SimpleITK
+from modelhublib.imageloaders import SitkImageLoader
+from modelhublib.model import ModelBase
+
+
+class Model(ModelBase):
+    def infer(self, input):
+        return (SimpleITK.GetArrayFromImage(SitkImageLoader({}).load(input)) > 60).astype("uint8")
+"""
 NEAR_MM = 1.0  # voxels are 2 to 4 mm long
 FAR_MM = 4.0
 
@@ -212,3 +222,30 @@ def test_a_run_has_outputs_of_five_types(slices: Ran) -> None:
     assert [each.type for each in result.outputs] == ["mask_image", "heatmap", "contour", "image", "custom"]
     assert [each.dataset is not None for each in result.outputs] == [True, True, False, True, False]
     assert isinstance(result.outputs[2].prediction, list) and len(result.outputs[2].prediction) == 2
+
+
+def whole_series(folder: Path) -> Path:
+    """A model that takes a DICOM series as a volume, and marks what is dense."""
+    shutil.copytree(LESION, folder)
+    path = folder / "contrib_src/model/config.json"
+    config = json.loads(path.read_bytes())
+    config["model"]["io"]["input"]["single"]["dim_limits"] = [{"min": 1}] * 3
+    config["model"]["io"]["output"] = [{"name": "dense", "type": "mask_image", "axes": "z,y,x"}]
+    path.write_text(json.dumps(config))
+    (folder / "contrib_src/inference.py").write_text(THRESHOLD)
+    return folder
+
+
+def test_the_mask_of_a_series_lies_on_the_stack_of_its_slices(tmp_path: Path) -> None:
+    site = Site(tmp_path, "host", "inline", whole_series(tmp_path / "model"))
+    made(LESION, site.inputs / "study", SLICES)
+    for number, path in enumerate(sorted((site.inputs / "study").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"IM{number:04d}.dcm"))  # names that run against the stack
+    done = site.submit()
+    assert done.code == 0, done.text
+    ((_, volume),) = Ran(site, {}).outputs("dense")
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(site.inputs / "study")))
+    given = reader.Execute()
+    assert on_one_grid(as_image(volume), given)
+    assert np.array_equal(volume.voxels, SimpleITK.GetArrayFromImage(given) > 60) and volume.voxels.any()

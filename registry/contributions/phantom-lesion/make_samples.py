@@ -22,6 +22,7 @@ CONTRIB_SRC = Path(__file__).resolve().parent / "contrib_src"
 SEED = 2_000_000  # neither trained on nor measured with
 SIZE = 60, 68  # rows, columns
 INTERCEPT = -1024
+SPACING_MM = 1.25
 THICKNESS_MM = 5.0
 # The slices are tilted: columns and rows of pixels run along these directions of the patient (LPS).
 TILT = np.radians(15)
@@ -48,7 +49,7 @@ def write(phantom: Phantom, number: int, path: Path) -> None:
     image.SOPInstanceUID, image.InstanceNumber = f"{STUDY}.1.{number + 1}", number + 1
     image.PatientName, image.PatientID = "Phantom^Lesion", "phantom-lesion"
     image.Rows, image.Columns = phantom.hounsfield.shape
-    image.PixelSpacing = [f"{phantom.spacing:.6f}"] * 2
+    image.PixelSpacing = [SPACING_MM] * 2
     image.SliceThickness = THICKNESS_MM
     image.ImagePositionPatient = [f"{each:.6f}" for each in position(number)]
     image.ImageOrientationPatient = [f"{each:.8f}" for each in (*ALONG_ROW, *ALONG_COLUMN)]

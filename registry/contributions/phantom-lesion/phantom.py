@@ -18,11 +18,10 @@ NOISE = 14.0
 
 @dataclass(frozen=True)
 class Phantom:
-    """hounsfield: (y, x) int16; lesions: (y, x) bool; spacing: mm per pixel in both directions."""
+    """hounsfield: (y, x) int16; lesions: (y, x) bool."""
 
     hounsfield: NDArray[np.int16]
     lesions: NDArray[np.bool_]
-    spacing: float
 
 
 def make(random: np.random.Generator, size: tuple[int, int] = (72, 72), lesions: int | None = None) -> Phantom:
@@ -55,7 +54,7 @@ def make(random: np.random.Generator, size: tuple[int, int] = (72, 72), lesions:
         if kind == "lesion":
             found |= shape < 1
     noisy = image + random.normal(0, NOISE, size)
-    return Phantom(np.rint(noisy.clip(-1024, 3000)).astype(np.int16), found, float(random.uniform(0.7, 1.5)))
+    return Phantom(np.rint(noisy.clip(-1024, 3000)).astype(np.int16), found)
 
 
 def _ellipse(y: Floats, x: Floats, centre: Floats | tuple[int, int], radii: Floats, angle: float) -> Floats:
