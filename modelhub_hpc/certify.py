@@ -49,7 +49,7 @@ def certify(image: Path, interpreter: str, site: SiteConfig) -> tuple[Check, ...
     """
     if not interpreter:
         return (Check("starts", False, "the image holds no Python"),)
-    stranger, who = _stranger(image.parent)
+    stranger, who = find_stranger(image.parent)
     try:
         return _probe(image, interpreter, site, stranger, who)
     except StartError as error:
@@ -105,8 +105,8 @@ def _spec(image: Path, interpreter: str, site: SiteConfig, stranger: Stranger | 
     )
 
 
-def _stranger(folder: Path) -> tuple[Stranger | None, str]:
-    """The best stranger to be had here, and words for it.
+def find_stranger(folder: Path) -> tuple[Stranger | None, str]:
+    """The best stranger to be had here, and words for it; folder: any that can be worked in.
 
     root becomes nobody; an ordinary user becomes one of its subordinate ids, which are strangers to the kernel too.
     """

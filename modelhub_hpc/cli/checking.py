@@ -1,19 +1,23 @@
-"""`mh-hpc validate`: what a contributor is told of a model, without running it."""
+"""`mh-hpc validate` and `mh-hpc test`: what a contributor is told of a model, from its files and from running it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.output import Voice, number, one_line
+from modelhub_hpc.cli.options import site_flags, site_options
+from modelhub_hpc.cli.output import MARKS, Voice, number, one_line
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
+    from modelhub_hpc.contributing import trial
     from modelhub_hpc.contributing.findings import Finding
     from modelhub_hpc.contributing.validate import Report
 
@@ -66,4 +70,78 @@ def _facts(report: Report) -> dict[str, Any]:
         "valid": not report.errors,
         "errors": plain(report.errors),
         "warnings": plain(report.warnings),
+    }
+
+
+_FOR_TESTS = ("runtime", "case_timeout_s", "start_timeout_s", "mem_mb", "gpu")
+_EVIDENCE = 12  # lines of a traceback
+
+
+@click.command()
+@_folder
+@click.option("--image", metavar="NAME|FILE", help="Use this image instead of the one the model names.")
+@click.option("--update-expected", is_flag=True, help="Make what the model gives now its expected outputs.")
+@_json
+@site_options(_FOR_TESTS)
+def test(folder: Path, image: str | None, update_expected: bool, as_json: bool, **given: Any) -> int:
+    """Try the contribution in DIR in its container, on its own samples; measure it into DIR/measured.json.
+
+    Every sample is predicted three times: in one process, in another, and as another user; offline and read-only.
+    Exit code 4 if a check fails, 5 without Apptainer.
+    """
+    from modelhub_hpc.contributing import trial
+
+    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    site = config.load({**site_flags(given), "workers": 1, "executor": "inline"})
+    with _observer(voice) as observe:
+        report = trial.test(folder, image, site, update_expected, observe)
+    if voice.json:
+        voice.answer(_trial_facts(report))
+    else:
+        _show(report, update_expected, voice)
+    return EXIT_DONE if report.ok else EXIT_INVALID
+
+
+@contextlib.contextmanager
+def _observer(voice: Voice) -> Iterator[Callable[[int, int, int], None]]:
+    from modelhub_hpc.cli import progress
+    from modelhub_hpc.run import Progress
+
+    began = time.monotonic()
+    with progress.reporter(voice) as show:
+        yield lambda made, failed, total: show(
+            Progress(total, made - failed, failed, 0, time.monotonic() - began, workers=1)
+        )
+
+
+def _show(report: trial.Report, update: bool, voice: Voice) -> None:
+    rows = ((MARKS[check.ok], check.name, one_line(check.detail, 90)) for check in report.checks)
+    voice.columns(rows)
+    for check in report.checks:
+        for problem in check.problems:
+            voice.warn("\n".join(_problem_lines(problem)))
+    for path in report.written:
+        voice.say(f"wrote {one_line(path)}")
+    if update and len(report.written) < 2:
+        voice.warn("No expected outputs were written, since something is wrong with what the model gives.")
+    failed = sum(check.ok is False for check in report.checks)
+    name = one_line(report.model)
+    voice.say(f"{name}: {number(failed, 'check')} failed." if failed else f"{name}: all is well.")
+
+
+def _problem_lines(problem: trial.Problem) -> Iterator[str]:
+    about = f"{problem.check}, {one_line(problem.sample)}" if problem.sample else problem.check
+    yield f"{about}: {one_line(problem.what)}"
+    yield f"    {one_line(problem.mend)}"
+    yield from (f"    | {one_line(line)}" for line in problem.evidence.strip().splitlines()[-_EVIDENCE:])
+
+
+def _trial_facts(report: trial.Report) -> dict[str, Any]:
+    return {
+        "model": report.model,
+        "image": report.image,
+        "passed": report.ok,
+        "checks": [{**vars(check), "problems": [vars(each) for each in check.problems]} for check in report.checks],
+        "measured": report.measured,
+        "written": [str(path) for path in report.written],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from modelhub_hpc.cli.checking import validate
+from modelhub_hpc.cli.checking import test, validate
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import EXIT_DONE, UsageError, shown
 
