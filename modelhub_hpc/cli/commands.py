@@ -27,6 +27,7 @@ from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.models import MODEL_COMMANDS
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
+from modelhub_hpc.cli.modelhub_run import modelhub_run
 from modelhub_hpc.cli.pull import pull
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
@@ -225,6 +226,7 @@ for each in (*RUN_COMMANDS, *MODEL_COMMANDS, *CONTRIBUTOR_COMMANDS):
 cli.add_command(images)
 cli.add_command(build)
 cli.add_command(doctor)
+cli.add_command(modelhub_run)
 cli.add_command(pull)
 cli.add_command(recipe)
 cli.add_command(config_group)
