@@ -99,4 +99,4 @@ def _one_of(word: str, known: Sequence[str], what: str) -> str:
     return word
 
 
-CONTRIBUTOR_COMMANDS = (init, validate)
+CONTRIBUTOR_COMMANDS = (init, validate, test)
