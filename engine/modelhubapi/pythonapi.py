@@ -107,15 +107,20 @@ class ModelHubAPI(object):
         return self._config
 
     def _unpack(self, input):
-        """Return what the model's infer takes: a native path, or the dict of several inputs."""
+        """Return what the model's infer takes: a native path, or the dict of several inputs.
+
+        Paths in a JSON file count from its own folder if there is such a file, else from the current one.
+        """
+        folder = ""
         if not isinstance(input, dict):
             path = native_path(input)
             if not path.lower().endswith(".json"):
                 return path
+            folder = os.path.dirname(path)
             with io.open(path, encoding="utf-8") as stream:
                 input = json.load(stream)
         self._check_keys(input)
-        return dict((key, _with_native_path(key, entry)) for key, entry in input.items())
+        return dict((key, _with_native_path(key, entry, folder)) for key, entry in input.items())
 
     def _check_keys(self, input):
         """Raise IOError unless every configured input is in the dict; more than those may be there."""
@@ -153,13 +158,15 @@ class ModelHubAPI(object):
                 "model": {"id": config["id"], "name": config["meta"]["name"]}}
 
 
-def _with_native_path(key, entry):
+def _with_native_path(key, entry, folder):
     """Return entry with its fileurl as a native path; entries that describe no file stay as they are."""
     if key in ("format", "description") or not isinstance(entry, dict):
         return entry
     if not isinstance(entry.get("fileurl"), TEXT_TYPES):
         raise IOError('The input "%s" has no "fileurl"' % key)
-    return dict(entry, fileurl=native_path(entry["fileurl"]))
+    path = native_path(entry["fileurl"])
+    beside = os.path.join(folder, path)
+    return dict(entry, fileurl=beside if os.path.exists(beside) else path)
 
 
 def _read_text(path):

@@ -113,6 +113,15 @@ def test_a_json_file_of_inputs(volumes):
     assert "error" not in answer and answer["output"][0]["shape"] == [2, 3, 4]
 
 
+def test_files_beside_a_json_file_are_its_inputs(volumes):
+    given = dict((key, {"fileurl": "patient_1/%s.npy" % key}) for key in ("t1", "t2"))
+    with open("sample_data/case.json", "w") as stream:
+        json.dump(inputs(**given), stream)
+    samples = volumes.get_samples()
+    answer = volumes.predict(samples["folder"] + "/case.json")
+    assert "error" not in answer and answer["output"][0]["shape"] == [2, 3, 4]
+
+
 def test_the_configurations_description_is_no_input(volumes):
     assert "description" in volumes.get_model_io()["input"]
     assert "error" not in volumes.predict(inputs(description="mine"))
