@@ -80,6 +80,17 @@ def test_one_input_and_one_output_need_no_keys(
     assert spec.axes == ("y,x" if len(shape) == 2 else "z,y,x")
 
 
+@pytest.mark.parametrize("keys", [[""], ["t1=", "t2="]], ids=["one input", "two inputs"])
+def test_its_notebook_predicts_the_sample(keys: Sequence[str], tmp_path: Path) -> None:
+    model = init(tmp_path, *(f"--input={key}image/png" for key in keys), "--output", "lesion:mask_image")
+    cells = json.loads((model / "contrib_src/sandbox.ipynb").read_bytes())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "engine"), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=model / "contrib_src", env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "lesion mask_image [64, 64]\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     "words", [[], [*EVERY_INPUT, *EVERY_OUTPUT], ["--input", "application/octet-stream"]], ids=["least", "all", "npy"]
 )
