@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelhub_hpc import aliases, apptainer, config, resources
 from modelhub_hpc.apptainer import Bind, Containment
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.errors import MachineError
 from modelhub_hpc.processes import ended_folders, private_folder, remove_tree
 
@@ -40,7 +42,11 @@ class Stranger:
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """All that a worker needs to start sessions of a run. Times in seconds, sizes in MiB."""
+    """All that a worker needs to start sessions of a run. Times in seconds, sizes in MiB.
+
+    writable: folders that this model writes to, beside those that all models have; own_copy: contrib_src is a copy
+    for this session alone, which may be changed.
+    """
 
     runtime: str
     image: Path | None
@@ -57,28 +63,67 @@ class SessionSpec:
     max_log_mb: int
     network: bool
     seccomp: bool
+    writable: tuple[str, ...] = ()
+    own_copy: bool = False
     stranger: Stranger | None = None
+
+    @classmethod
+    def of(
+        cls,
+        site: SiteConfig,
+        model: Contribution,
+        image: Path | None,
+        interpreter: str,
+        *,
+        roots: tuple[Path, ...] = (),
+        gpus: tuple[str, ...] = (),
+        logs: Path | None = None,
+    ) -> SessionSpec:
+        """Sessions of a model on the machine where this is called, as the options of its site say."""
+        return cls(
+            runtime=site.runtime,
+            image=image,
+            interpreter=interpreter,
+            contrib_src=model.contrib_src,
+            roots=roots,
+            gpus=gpus,
+            threads=config.thread_count(site),
+            scratch=config.scratch_dir(site),
+            logs=logs,
+            start_timeout_s=site.start_timeout_s,
+            case_timeout_s=site.case_timeout_s,
+            mem_mb=config.model_mb(site) or 0,
+            max_log_mb=site.max_log_mb,
+            network=site.allow_network,
+            seccomp=site.seccomp,
+        )
 
 
 def command(spec: SessionSpec, scratch: Path) -> list[str]:
     """The command that serves the wire on this machine; --dry-run shows it."""
     if spec.image is None:
         return _boot(spec.interpreter, str(resources.folder("engine")), str(spec.contrib_src))
+    return contained(spec, scratch, _boot(spec.interpreter, "/framework", "/contrib_src"))
+
+
+def contained(
+    spec: SessionSpec, scratch: Path, argv: Sequence[str], shows: Sequence[Bind] = ()
+) -> list[str]:
+    """The command that runs argv in the spec's image, where it sees what a session does, and what `shows` adds."""
     place = _STRANGERS_PLACE if spec.stranger else scratch
     shown = _shown(spec, place)
     inside = Containment(
         home=place / "home",
         workdir=place / "work",
         cwd="/contrib_src",
-        binds=_binds(spec, place, shown),
+        binds=(*_binds(spec, place, shown), *shows),
         env=_model_environment(spec),
         gpu=bool(spec.gpus),
         network=spec.network,
         seccomp=shown["seccomp.json"] if spec.seccomp else None,
         unsquash=not apptainer.mounts_images(),
     )
-    boot = _boot(spec.interpreter, "/framework", "/contrib_src")
-    command = apptainer.exec_command(shown["image.sif"], boot, inside)
+    command = apptainer.exec_command(shown["image.sif"], argv, inside)
     return _as_stranger(spec.stranger, spec, scratch, command) if spec.stranger else command
 
 
@@ -128,7 +173,7 @@ def _model_environment(spec: SessionSpec) -> dict[str, str]:
 
 def _binds(spec: SessionSpec, place: Path, shown: Mapping[str, Path]) -> tuple[Bind, ...]:
     private = [Bind(place / name, f"/{name}", writable=True) for name in ("output", "working", "temp")]
-    ours = [Bind(shown[name], f"/{name}") for name in ("contrib_src", "framework")]
+    ours = [Bind(shown["contrib_src"], "/contrib_src", writable=spec.own_copy), Bind(shown["framework"], "/framework")]
     inputs = [Bind(root, str(root)) for root in spec.roots if aliases.is_plain(str(root))]
     return (*ours, *inputs, Bind(place / "input", "/input"), *private)
 

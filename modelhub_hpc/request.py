@@ -44,22 +44,9 @@ class RunRequest:
 
     def session_spec(self, logs: Path | None, gpus: tuple[str, ...]) -> SessionSpec:
         """How this run's sessions are started on the machine where this is called."""
-        return SessionSpec(
-            runtime=self.site.runtime,
-            image=self.image.path if self.image else None,
-            interpreter=self.image.interpreter if self.image else config.PYTHON,
-            contrib_src=self.model.contrib_src,
-            roots=self.roots,
-            gpus=gpus,
-            threads=config.thread_count(self.site),
-            scratch=config.scratch_dir(self.site),
-            logs=logs,
-            start_timeout_s=self.site.start_timeout_s,
-            case_timeout_s=self.site.case_timeout_s,
-            mem_mb=config.model_mb(self.site) or 0,
-            max_log_mb=self.site.max_log_mb,
-            network=self.site.allow_network,
-            seccomp=self.site.seccomp,
+        path, interpreter = (self.image.path, self.image.interpreter) if self.image else (None, config.PYTHON)
+        return SessionSpec.of(
+            self.site, self.model, path, interpreter, roots=self.roots, gpus=gpus, logs=logs
         )
 
     def limits(self) -> InputLimits:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import json
 import logging
 import os
 import select
@@ -19,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from modelhub_hpc import apptainer, config, launch, resources, wire
+from modelhub_hpc import apptainer, config, launch, wire
 from modelhub_hpc.aliases import Aliases
 from modelhub_hpc.errors import EXIT_INVALID, EXIT_UNFIT, MachineError, ModelHubError
+from modelhub_hpc.kept import Kept
 from modelhub_hpc.launch import SessionSpec
 from modelhub_hpc.wire import PROTOCOL, Ready, Reply, Request
 from modelhub_hpc.workplace import log_name
@@ -40,7 +39,6 @@ MAX_LINE = 256 * 2**20
 TAIL = 16 * 2**10
 AHEAD = 2  # requests sent before the first is answered, so that the model never waits for the host
 CLOSE_S = 10.0
-DEATH_S = 30.0
 
 _HINTS = {
     0: "the model ended its process without an answer (os._exit or sys.exit?)",
@@ -125,7 +123,7 @@ class Session:
         self.peak_mb = 0
         self._buffer = bytearray()
         self._requests = itertools.count()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._kept: Kept | None = None
 
     def __enter__(self) -> Session:
         self.scratch = launch.make_scratch(self.spec.scratch)
@@ -147,73 +145,53 @@ class Session:
         self.aliases = Aliases(self.scratch / "input", self._inside("input"))
         self.command = launch.command(self.spec, self.scratch)
         self.log_path = self._log_path()
-        self._link, theirs = socket.socketpair()
-        keeper = [sys.executable, "-I", "-S", str(resources.KEEPER)]
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *keeper,
-                    str(theirs.fileno()),
-                    str(self.scratch),
-                    str(self.spec.mem_mb),
-                    "--",
-                    *self.command,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=launch.environment(self.spec, self.scratch),
-                cwd=self.spec.contrib_src if self.spec.runtime == "host" else "/",
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                bufsize=0,
-            )
-        self._watch_stderr(self._process)
+        self._kept = Kept(
+            self.command,
+            self.scratch,
+            launch.environment(self.spec, self.scratch),
+            self.spec.mem_mb,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.spec.contrib_src if self.spec.runtime == "host" else "/",
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._watch_stderr(self._kept.process)
         self.ready = self._await_ready()
 
     def close(self) -> None:
         """End the model politely (end of input), then by force; nothing of it is left afterwards."""
-        if self._process is None:
+        if self._kept is None:
             return
         self._hang_up()
         deadline = time.monotonic() + CLOSE_S
-        while ready := _wait_readable(deadline - time.monotonic(), self._process.stdout):
+        while ready := _wait_readable(deadline - time.monotonic(), self._kept.process.stdout):
             if not os.read(ready[0], 2**16):
                 break
         self.kill()
 
     def kill(self) -> None:
         """End everything now."""
-        if self._process is not None:
+        if self._kept is not None:
             self._finish()
 
     def _hang_up(self) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._kept is not None and self._kept.process.stdin is not None
         try:
-            self._process.stdin.close()
+            self._kept.process.stdin.close()
         except BrokenPipeError:
             pass  # it is dead already, which is what is wanted
 
     def _finish(self) -> dict[str, Any]:
         """Have the keeper kill what is left, collect its report, free everything; the report ({} if it died)."""
-        process, self._process = self._process, None
-        assert process is not None and process.stdout is not None
-        if process.stdin is not None and not process.stdin.closed:
-            process.stdin.close()
-        try:
-            self._link.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the keeper is gone already
-        report = _read_report(self._link)
-        process.wait()
-        if not report:
-            _kill_session(process.pid)
-        elif not report["clean"]:
-            log.warning("a process of a session on %s cannot be killed; see `ps -s %d`", config.node(), process.pid)
-        process.stdout.close()
+        kept, self._kept = self._kept, None
+        assert kept is not None and kept.process.stdout is not None
+        if kept.process.stdin is not None and not kept.process.stdin.closed:
+            kept.process.stdin.close()
+        report = kept.end()
+        kept.process.stdout.close()
         self._stderr.join(CLOSE_S)
-        self._link.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self.peak_mb = int(report.get("peak_mb", 0))
         return report
 
@@ -266,8 +244,8 @@ class Session:
         # the engine makes the folder if there are arrays: most cases have none
         folder = f"output/{next(self._requests)}"
         try:
-            assert self._process is not None and self._process.stdin is not None
-            self._process.stdin.write(wire.predict_line(request, self._inside(folder)))
+            assert self._kept is not None and self._kept.process.stdin is not None
+            self._kept.process.stdin.write(wire.predict_line(request, self._inside(folder)))
         except BrokenPipeError:
             pass  # the death is met, with its reason, where the answer is read
         return request, self.scratch / folder
@@ -301,17 +279,17 @@ class Session:
             raise self._over("output", f"not a message ({error}): {line[:200]!r}") from None
 
     def _line(self, timeout_s: float) -> bytes:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._kept is not None and self._kept.process.stdout is not None
         deadline, searched = time.monotonic() + timeout_s, 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > MAX_LINE:
                 raise self._over("output", f"an answer of more than {MAX_LINE // 2**20} MiB of JSON")
-            ready = _wait_readable(deadline - time.monotonic(), self._process.stdout, self._link)
+            ready = _wait_readable(deadline - time.monotonic(), self._kept.process.stdout, self._kept.link)
             if not ready:
                 raise self._over("timeout", f"no answer within {timeout_s:g} s")
             # the link speaks last, once all is over, or ends without a word when the keeper was killed
-            data = os.read(ready[0], 2**20) if ready[0] != self._link.fileno() else b""
+            data = os.read(ready[0], 2**20) if ready[0] != self._kept.link.fileno() else b""
             if not data:
                 raise self._over("crash", "the model process ended")
             self._buffer += data
@@ -362,26 +340,3 @@ def _wait_readable(timeout_s: float, *streams: IO[bytes] | socket.socket | None)
         poll.register(number, select.POLLIN)
     ready = {number for number, _ in poll.poll(max(0.0, timeout_s) * 1000)}
     return [number for number in numbers if number in ready]
-
-
-def _read_report(link: socket.socket) -> dict[str, Any]:
-    link.settimeout(DEATH_S)
-    data = b""
-    try:
-        while piece := link.recv(4096):
-            data += piece
-    except OSError:
-        log.warning("a session's keeper did not answer within %.0f s", DEATH_S)
-    report: dict[str, Any] = json.loads(data) if data.endswith(b"\n") else {}
-    return report
-
-
-def _kill_session(sid: int) -> None:
-    """Kill what a killed keeper left: its session's processes, of which only squashfuse survives the runtime."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getsid(int(entry.name)) == sid:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # ended meanwhile, or somebody else's

@@ -226,7 +226,7 @@ for name in ("image", "contrib_src", "scratch", "logs"):
     fields[name] = Path(fields[name]) if fields[name] else None
 fields["roots"] = tuple(map(Path, fields["roots"]))
 with Session(SessionSpec(**fields)) as session:
-    print("ready", session._process.pid, flush=True)
+    print("ready", session._kept.process.pid, flush=True)
     list(session.predict([Request("a", (("single", sys.argv[2]),))]))
 """
 

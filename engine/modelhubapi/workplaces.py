@@ -1,4 +1,4 @@
-"""Places to work with a model by hand: `apptainer run --app sandbox` and `--app shell` of a deployment image."""
+"""Places to work with a model by hand: sandbox and shell, of deployment images and of `mh-hpc`."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 
-from . import hosting, private
+from . import hosting, private, relay
 from .hosting import say
 
 _LARGE = 16 * 1024 * 1024  # bytes; what is larger is linked and not copied
@@ -31,7 +31,10 @@ def shell(argv, contrib_src=hosting.CONTRIB_SRC):
 
 
 def sandbox(argv, contrib_src=hosting.CONTRIB_SRC):
-    """Become a Jupyter server on loopback, in a copy of the contribution that may be changed."""
+    """Become a Jupyter server on loopback, in a copy of the contribution that may be changed.
+
+    With --socket its folder is such a copy already, and the server is reached through that socket file.
+    """
     options = _parse(argv)
     program = _jupyter()
     if program is None:
@@ -39,13 +42,19 @@ def sandbox(argv, contrib_src=hosting.CONTRIB_SRC):
         return hosting.EXIT_UNFIT
     private.make_private()
     private.mend_environment()
-    folder = _copy(contrib_src, hosting.current_folder())
+    folder = contrib_src if options.socket else _copy(contrib_src, hosting.current_folder())
     _add_python_path(folder)
-    _keep_jupyter_in(os.path.join(folder, ".jupyter"))
+    _keep_jupyter_in(os.path.join(os.environ["HOME"] if options.socket else folder, ".jupyter"))
     os.chdir(folder)
-    say("The sandbox is %s, a copy that is yours: changes stay, and the image does not change." % folder)
+    port = relay.free_port() if options.socket else options.port
     # Jupyter makes a token for each start, and prints the address with it
-    argv = program + ["--ip=127.0.0.1", "--port=%d" % options.port, "--no-browser"]
+    argv = program + ["--ip=127.0.0.1", "--port=%d" % port, "--no-browser"]
+    argv += ["--allow-root"] if os.getuid() == 0 else []
+    if options.socket:
+        argv += ["--port-retries=0"]
+        relay.fork_relay(options.socket, port)
+    else:
+        say("The sandbox is %s, a copy that is yours: changes stay, and the image does not change." % folder)
     os.execv(sys.executable, [sys.executable] + argv)
 
 
@@ -53,6 +62,7 @@ def _parse(argv):
     parser = argparse.ArgumentParser(prog="apptainer run --app sandbox MODEL.sif",
                                      description="Open the model's notebooks in Jupyter, on this machine only.")
     parser.add_argument("--port", type=int, default=8888, help="(default: %(default)s, or the next free one)")
+    parser.add_argument("--socket", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 

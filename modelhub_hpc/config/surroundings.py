@@ -40,6 +40,7 @@ class Caller:
     cuda_visible_devices: str | None
     slurm_job_id: str | None
     node: str
+    terminal: str
 
 
 def caller() -> Caller:
@@ -56,6 +57,7 @@ def caller() -> Caller:
         cuda_visible_devices=env.get("CUDA_VISIBLE_DEVICES"),
         slurm_job_id=env.get("SLURM_JOB_ID"),
         node=env.get("SLURMD_NODENAME") or os.uname().nodename,
+        terminal=env.get("TERM", "dumb"),
     )
 
 

@@ -32,8 +32,8 @@ Answers = Mapping[str, tuple[dict[str, float], Any]]
 
 
 @pytest.fixture(scope="module")
-def legacy(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return convert("2.7", tmp_path_factory.mktemp("legacy-2.7"))
+def legacy(legacy_store: Store) -> Store:
+    return legacy_store
 
 
 @pytest.fixture(scope="module")
