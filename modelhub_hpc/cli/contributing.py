@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from modelhub_hpc import config
 from modelhub_hpc.cli.checking import test, validate
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import EXIT_DONE, UsageError, shown
 
-# what a command needs is imported when it runs, so that --help and completion are quick
+if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
+    from modelhub_hpc.contributing.publish import Published
 
 _json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _path = click.Path(path_type=Path)
@@ -52,10 +55,14 @@ def init(
     from modelhub_hpc.contributing import scaffold
 
     ask = _Asking(sys.stdin.isatty() and sys.stderr.isatty() and not as_json)
-    types = ", ".join(scaffold.OUTPUT_TYPES)
+    types, environments = ", ".join(scaffold.OUTPUT_TYPES), scaffold.images()
+    scaffold.checked_name(name)
+    if framework or not image:
+        framework = _one_of(ask(framework, "Framework", "onnxruntime"), sorted(environments), "framework")
     wanted = scaffold.Wanted(
-        name=scaffold.checked_name(name),
-        image=image or _image(ask(framework, "Framework", "onnxruntime"), scaffold.images()),
+        name=name,
+        image=image or environments[str(framework)],
+        backend=scaffold.backend(framework or "numpy"),
         inputs=scaffold.parse_inputs(inputs or ask(None, "Input: MIME, or KEY=MIME ...", "image/png").split()),
         outputs=scaffold.parse_outputs(
             outputs or ask(None, f"Outputs: NAME:TYPE ... ({types})", "probabilities:label_list").split()
@@ -70,7 +77,7 @@ def init(
         facts = {"path": str(target), "image": wanted.image, "files": files, "sample": scaffold.sample(wanted)}
         voice.answer(facts)
         return EXIT_DONE
-    shown_as = one_line(folder or name)
+    shown_as = one_line(folder or f"./{name}")
     voice.say(f"{shown_as}: a contribution of {len(files)} files, with a stand-in for the network. It runs as it is:")
     voice.say(f"  mh-hpc run {shown_as} {shown_as}/{scaffold.sample(wanted)}")
     voice.say(f"What to do next is in {shown_as}/README.md.")
@@ -89,14 +96,56 @@ class _Asking:
         return str(click.prompt(question, default=default, err=True)) if self._somebody else default
 
 
-def _image(framework: str, images: dict[str, str]) -> str:
-    return images[_one_of(framework, sorted(images), "framework")]
-
-
 def _one_of(word: str, known: Sequence[str], what: str) -> str:
     if word not in known:
         raise UsageError(f"{shown(word)!r} is no {what} known here. Known: {', '.join(known)}")
     return word
 
 
-CONTRIBUTOR_COMMANDS = (init, validate, test)
+@click.command()
+@click.argument("folder", metavar="DIR", type=_path)
+@click.option("--registry", required=True, type=_path, metavar="FOLDER", help="A registry's folder, to write into.")
+@click.option("--repository", metavar="URL", default="", help="Where DIR is; default: what it is a clone of.")
+@click.option("--commit", metavar="SHA", default="", help="Which commit there has what is in DIR; with --repository.")
+@click.option("--doi", metavar="DOI", default="", help="Of the model or its publication.")
+@click.option("--version", metavar="X.Y.Z", default="", help="Default: what config.json says under modelhub.")
+@_json
+def publish(
+    folder: Path, registry: Path, repository: str, commit: str, doi: str, version: str, as_json: bool
+) -> int:
+    """Add the model in DIR to a registry, as an entry or a further version of it, which anybody can then pull.
+
+    DIR is a git clone whose commit is pushed: that its repository has the very files is looked at first.
+    """
+    from modelhub_hpc.contributing.publish import Given, publish
+
+    given = Given(repository, commit, doi, version)
+    published = publish(folder, registry, given, config.load())
+    voice = _voice(as_json)
+    if as_json:
+        voice.answer(_facts(published))
+    for line in _tidings(published):
+        voice.say(line)
+    return EXIT_DONE
+
+
+def _facts(published: Published) -> dict[str, object]:
+    version = dataclasses.asdict(published.version)
+    facts = {"changed": published.changed, "before": published.before, "entry": published.entry.to_json()}
+    return {"path": str(published.path), "name": published.entry.name, "version": version, **facts}
+
+
+def _tidings(published: Published) -> Iterator[str]:
+    name, number, source = published.entry.name, published.version.version, published.version.source
+    path = one_line(published.path)
+    if not published.changed:
+        yield f"{path}: has {name} {number} already; nothing to do."
+        return
+    yield f"{path}: {'updated' if number in published.before else 'now has'} {name} {number}."
+    if (source.repository or "").startswith("file:"):
+        yield f"It comes from {one_line(source.repository)}: only who can read that can pull it."
+    yield "To offer it to others: commit this file to the registry's repository, and open a pull request."
+    yield f"To try it:  mh-hpc pull {name}@{number} --registry {one_line(published.path.parent.parent)}"
+
+
+CONTRIBUTOR_COMMANDS = (init, validate, test, publish)
