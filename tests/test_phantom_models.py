@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -27,10 +28,20 @@ MODELS = ("phantom-brats", "phantom-lesion", "digits-embedding")
 TYPES = {"label_list", "contour", "vector", "mask_image", "heatmap", "image", "custom"}
 MAX_BYTES = 250_000  # of one of them, all in all
 
-sys.path[:0] = [str(REPO / "registry/training"), str(LESION / "contrib_src")]
 
-import convnet  # noqa: E402
-import outlines  # noqa: E402
+def module(path: Path) -> Any:
+    """A module by its file: a folder of a model on the path would bring along names such as run."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    sys.modules[path.stem] = made = importlib.util.module_from_spec(spec)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    spec.loader.exec_module(made)
+    sys.dont_write_bytecode = written
+    return made
+
+
+convnet = module(REPO / "registry/training/convnet.py")
+outlines = module(LESION / "contrib_src/outlines.py")
 
 MEASURE = {
     "phantom-brats": """
@@ -177,7 +188,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["2-D", "3-D"])
-def test_the_exported_network_computes_what_the_trained_one_does(layout: convnet.Layout) -> None:
+def test_the_exported_network_computes_what_the_trained_one_does(layout: Any) -> None:
     random = np.random.default_rng(1)
     weights = convnet.initial_weights(layout, random)
     x = random.standard_normal((2, *range(5, 5 + layout.axes), layout.inputs)).astype(np.float32)
@@ -189,7 +200,7 @@ def test_the_exported_network_computes_what_the_trained_one_does(layout: convnet
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["2-D", "3-D"])
-def test_gradients_agree_with_finite_differences(layout: convnet.Layout) -> None:
+def test_gradients_agree_with_finite_differences(layout: Any) -> None:
     random = np.random.default_rng(2)
     weights = {name: value.astype(np.float64) for name, value in convnet.initial_weights(layout, random).items()}
     x = random.standard_normal((2, *[5] * layout.axes, layout.inputs))
