@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
 
 
+# where the engine, the model and the system are
+_NOT_WRITABLE = ("", "framework", "contrib_src", "input", "proc", "sys", "dev")
 _AXES = re.compile("[nczyx](,[nczyx])*")
 
 
@@ -51,6 +54,25 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a model needs beyond what all models have, as its registry entry says.
+
+    writable: absolute folders in the container that it writes to; network: why it needs one, "" if it does not;
+    gpu: whether it runs on a GPU only.
+    """
+
+    writable: tuple[str, ...] = ()
+    network: str = ""
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        for folder in self.writable:
+            top = posixpath.normpath(folder).split("/")[1:2]
+            if not folder.startswith("/") or "/.." in folder or not folder.isprintable() or top[0] in _NOT_WRITABLE:
+                raise InvalidError(f"{folder!r} is no folder that a model may be given to write to (quirks.writable).")
+
+
+@dataclass(frozen=True)
 class Contribution:
     """A model that can be run: its folder and the image it needs."""
 
@@ -64,6 +86,7 @@ class Contribution:
     outputs: tuple[OutputSpec, ...]
     seconds_per_case: float | None
     digest: str
+    needs: Needs = Needs()
 
     @property
     def single(self) -> bool:
@@ -89,6 +112,7 @@ def read(path: Path) -> Contribution:
             outputs=_outputs(io["output"], _axes_of_entry(path / "entry.json")),
             seconds_per_case=modelhub.get("seconds_per_case"),
             digest=tree_digest(path / "contrib_src"),
+            needs=_needs_of_entry(path / "entry.json"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidError(f"{path}: config.json or init.json lacks a required part: {error!r}") from error
@@ -122,6 +146,15 @@ def _axes_of_entry(path: Path) -> dict[str, str]:
     """What the registry knows of the outputs of a model that was pulled, whose config.json stays as published."""
     outputs = _json(path)["io"]["outputs"] if path.exists() else ()
     return {output["name"]: output["axes"] for output in outputs if output.get("axes")}
+
+
+def _needs_of_entry(path: Path) -> Needs:
+    """What the registry knows of the needs of a model that was pulled."""
+    if not path.exists():
+        return Needs()
+    entry = _json(path)
+    quirks = entry["quirks"]
+    return Needs(tuple(quirks["writable"]), quirks["network"] or "", entry["gpu"]["required"])
 
 
 def _version_of_lock(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
+_PRIVATE = ("output", "working", "temp")
+_WRITABLE = (*(f"/{name}" for name in _PRIVATE), "/tmp", "/var/tmp", "/home/model")
 
 # where a stranger finds a session's folders: any that every machine has, since it is only its own mount namespace
 _STRANGERS_PLACE = Path("/mnt")
@@ -96,6 +99,7 @@ class SessionSpec:
             max_log_mb=site.max_log_mb,
             network=site.allow_network,
             seccomp=site.seccomp,
+            writable=model.needs.writable,
         )
 
 
@@ -172,19 +176,33 @@ def _model_environment(spec: SessionSpec) -> dict[str, str]:
 
 
 def _binds(spec: SessionSpec, place: Path, shown: Mapping[str, Path]) -> tuple[Bind, ...]:
-    private = [Bind(place / name, f"/{name}", writable=True) for name in ("output", "working", "temp")]
+    private = [Bind(place / name, f"/{name}", writable=True) for name in _PRIVATE]
     ours = [Bind(shown["contrib_src"], "/contrib_src", writable=spec.own_copy), Bind(shown["framework"], "/framework")]
     inputs = [Bind(root, str(root)) for root in spec.roots if aliases.is_plain(str(root))]
-    return (*ours, *inputs, Bind(place / "input", "/input"), *private)
+    more = [Bind(place / _extra(number), folder, writable=True) for number, folder in enumerate(_beyond(spec.writable))]
+    return (*ours, *inputs, Bind(place / "input", "/input"), *private, *more)
 
 
-def make_scratch(base: Path) -> Path:
-    """A private folder for one session, after removing those whose process is gone."""
+def _beyond(writable: Sequence[str]) -> list[str]:
+    """Those folders that do not lie in what every model may write to: parents first, and none within another."""
+    found: list[str] = []
+    for folder in sorted(map(posixpath.normpath, writable)):
+        if not any(f"{folder}/".startswith(f"{place}/") for place in (*_WRITABLE, *found)):
+            found.append(folder)
+    return found
+
+
+def _extra(number: int) -> str:
+    return f"extra-{number}"
+
+
+def make_scratch(base: Path, writable: Sequence[str] = ()) -> Path:
+    """A private folder for one session, after removing those whose process is gone. writable: as in SessionSpec."""
     try:
         for left in ended_folders(base, "mh-hpc"):
             remove_tree(left)
         folder = private_folder(base, "mh-hpc")
-        for name in ("home", "work", "output", "working", "temp", "input"):
+        for name in ("home", "work", *_PRIVATE, "input", *map(_extra, range(len(_beyond(writable))))):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
         raise MachineError(

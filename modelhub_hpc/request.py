@@ -15,7 +15,7 @@ from modelhub_hpc.errors import InvalidError, TryAgainError
 from modelhub_hpc.images import Image
 from modelhub_hpc.inputs import InputLimits
 from modelhub_hpc.launch import SessionSpec
-from modelhub_hpc.contribution import InputSpec, Contribution, OutputSpec
+from modelhub_hpc.contribution import Contribution, InputSpec, Needs, OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, replace_json
 
 FORMAT = 1
@@ -125,8 +125,10 @@ def _model(data: Mapping[str, Any]) -> Contribution:
         for i in data["inputs"]
     )
     outputs = tuple(OutputSpec(**o) for o in data["outputs"])
+    needs = data.get("needs", {})
+    needs = Needs(**{**needs, "writable": tuple(needs.get("writable", ()))})
     places = {name: Path(data[name]) for name in ("path", "contrib_src")}
-    return Contribution(**{**data, **places, "inputs": inputs, "outputs": outputs})
+    return Contribution(**{**data, **places, "inputs": inputs, "outputs": outputs, "needs": needs})
 
 
 def _plain(value: Any) -> Any:

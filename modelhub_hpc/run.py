@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import __version__, config, finish, images, models, owner, request, resources
+from modelhub_hpc import __version__, config, finish, images, models, needs, owner, request, resources
 from modelhub_hpc.chunks import ChunkDone, ChunkTask, predict_chunk
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import tree_digest
@@ -128,6 +128,7 @@ Observer = Callable[[Progress], None]
 def plan(asked: Asked) -> Planned:
     """Find the model, its image and the cases, and decide everything that run.json records."""
     model = models.find(asked.model, asked.site)
+    needs.check(model, asked.site)
     found = find_cases(asked.inputs, model, Path.cwd())
     image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
     if image is not None:

@@ -160,7 +160,7 @@ def _prepared(place: Place) -> Iterator[tuple[SessionSpec, Path, list[Bind]]]:
     """How it is started, its private folder, and what is shown beside what a session sees."""
     site = place.site
     spec = SessionSpec.of(site, place.model, place.image.path, place.image.interpreter, gpus=gpus(site))
-    scratch = launch.make_scratch(spec.scratch)
+    scratch = launch.make_scratch(spec.scratch, spec.writable)
     try:
         copy = place.keep or scratch / "contrib_src"
         shows = _copy(place, copy)

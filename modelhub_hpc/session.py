@@ -126,7 +126,7 @@ class Session:
         self._kept: Kept | None = None
 
     def __enter__(self) -> Session:
-        self.scratch = launch.make_scratch(self.spec.scratch)
+        self.scratch = launch.make_scratch(self.spec.scratch, self.spec.writable)
         try:
             self._start()
         except BaseException:
