@@ -42,6 +42,7 @@ def label(probability: Any) -> dict[str, Any]:
         ("image", np.zeros((155, 240, 240))),
         ("contour", [[1, 2], [3, 4.5]]),
         ("contour", [[[1, 2, 3]], [[3, 4, 5]]]),
+        ("contour", []),
         ("custom", {"a": 1}),
         ("ndarray", np.zeros(3)),
     ],
@@ -65,6 +66,7 @@ def test_outputs_as_promised(kind: str, value: Any) -> None:
         ("mask_image", np.zeros((4, 4)), "z,y,x", "where config.json names the axes z,y,x"),
         ("heatmap", np.zeros((0, 4)), "", "it is empty"),
         ("contour", [["a", "b"]], "", "it is no list of points"),
+        ("contour", [[]], "", "it is empty"),
         ("custom", None, "", "the model returned None"),
     ],
 )

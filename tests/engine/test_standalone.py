@@ -332,7 +332,8 @@ def test_samples_of_several_inputs_are_json(check, contribution, volumes):
 @pytest.mark.parametrize("kind, what, said", [
     ("label_list", "number", "is no list of"), ("vector", "array", "not one dimension"),
     ("heatmap", "words", "fewer than two dimensions"), ("custom", "nothing", "is null"),
-    ("custom", "foreign", "cannot be passed on"), ("custom", "raises", "ValueError")])
+    ("custom", "foreign", "cannot be passed on"), ("custom", "raises", "ValueError"),
+    ("label_list", "finds_nothing", "is empty"), ("custom", "finds_nothing", "is empty")])
 def test_outputs_that_are_not_what_their_type_says(check, contribution, edit_config, kind, what, said):
     folder = contribution("mischief")
     edit_config(folder, lambda config: config["model"]["io"]["output"][0].update(type=kind))
@@ -340,6 +341,15 @@ def test_outputs_that_are_not_what_their_type_says(check, contribution, edit_con
     with io.open(os.path.join(folder, "sample_data", what), "wb"):
         done = check(folder)
     assert done.code == 3 and said in done.out.decode("utf-8")
+
+
+def test_a_contour_may_be_empty_where_nothing_is_found(check, contribution, edit_config):
+    folder = contribution("mischief")
+    edit_config(folder, lambda config: config["model"]["io"]["output"][0].update(type="contour"))
+    os.mkdir(os.path.join(folder, "sample_data"))
+    with io.open(os.path.join(folder, "sample_data", "finds_nothing"), "wb"):
+        done = check(folder)
+    assert done.code == 0 and b"contour [0]" in done.out
 
 
 def test_a_sample_that_names_what_is_not_there(check, contribution):

@@ -28,6 +28,9 @@ class Model(ModelBase):
     def fine(self, input):
         return input
 
+    def finds_nothing(self, input):
+        return []
+
     def prints(self, input):
         print("from Python")
         sys.stdout.flush()
