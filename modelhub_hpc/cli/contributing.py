@@ -29,7 +29,7 @@ def _voice(as_json: bool) -> Voice:
 
 @click.command()
 @click.argument("name")
-@click.option("--dir", "folder", type=_path, metavar="DIR", help="The folder to make; default: ./NAME.")
+@click.option("--dir", "folder", type=_path, metavar="DIR", help="Where its folder is made; default: here.")
 @click.option("--framework", metavar="NAME", help="onnxruntime, pytorch, ... or a recipe's name, for its image.")
 @click.option("--image", metavar="NAME", help="The image itself, where no framework's serves.")
 @click.option("--input", "inputs", multiple=True, metavar="[KEY=]MIME[,MIME]", help="May be repeated, with keys.")
@@ -68,16 +68,16 @@ def init(
             outputs or ask(None, f"Outputs: NAME:TYPE ... ({types})", "probabilities:label_list").split()
         ),
         licence=_one_of(ask(licence, "Licence", scaffold.LICENCES[0]), scaffold.LICENCES, "licence"),
-        author=" ".join(ask(author, "Author", f"The authors of {name}").split()),
+        author=one_line(ask(author, "Author", f"The authors of {name}")),
     )
-    target = (folder or Path(name)).absolute()
+    target = (folder or Path()).absolute() / name
     files = scaffold.create(wanted, target)
     voice = _voice(as_json)
     if as_json:
         facts = {"path": str(target), "image": wanted.image, "files": files, "sample": scaffold.sample(wanted)}
         voice.answer(facts)
         return EXIT_DONE
-    shown_as = one_line(folder or f"./{name}")
+    shown_as = one_line(folder / name if folder else f"./{name}")
     voice.say(f"{shown_as}: a contribution of {len(files)} files, with a stand-in for the network. It runs as it is:")
     voice.say(f"  mh-hpc run {shown_as} {shown_as}/{scaffold.sample(wanted)}")
     voice.say(f"What to do next is in {shown_as}/README.md.")

@@ -59,7 +59,7 @@ def publish(folder: Path, registry: Path, given: Given, site: SiteConfig) -> Pub
     folder, shelf = folder.resolve(), shelves.root(registry.resolve())
     _require_valid(folder, site)
     model = contribution.read(folder)
-    settings = json.loads(configs.read(folder))
+    settings = json.loads((folder / configs.CONFIG).read_bytes())
     _require_described(settings)
     path = shelf / "models" / f"{model.name}.json"
     known = _known(path, model)

@@ -133,7 +133,7 @@ def create(wanted: Wanted, folder: Path) -> list[str]:
     Raises UsageError for a folder that holds something, TryAgainError or UnfitError where writing fails.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{shown(folder)} exists and is not an empty folder. Name another with --dir.")
+        raise UsageError(f"{shown(folder)} exists and is not an empty folder. Choose another place with --dir.")
     files = _files(wanted)  # all of it, before anything is written
     with storage(folder):
         for path, content in files.items():

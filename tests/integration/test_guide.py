@@ -142,7 +142,7 @@ def test_a_new_model_runs_in_an_image_of_2018(legacy_store: Store, tmp_path: Pat
     every = [f"--input=i{number}={mime}" for number, mime in enumerate(phantoms.TYPES)]
     every += [f"--output={kind}" for kind in scaffold.OUTPUT_TYPES]
     image = legacy_store.answer["image"]["name"]
-    made = legacy_store.run("init", "old-model", "--dir", tmp_path / "old-model", "--image", image, *every)
+    made = legacy_store.run("init", "old-model", "--dir", tmp_path, "--image", image, *every)
     assert made.returncode == 0, made.stderr
     sample = tmp_path / "old-model/contrib_src/sample_data/sample.json"
     done = legacy_store.run("run", tmp_path / "old-model", sample, "--json", "-o", tmp_path / "arrays")
