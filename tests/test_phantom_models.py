@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from grounds import REPO
+from grounds import CACHE, REPO
 from PIL import Image
 
 from modelhub_hpc import contribution
@@ -80,6 +81,16 @@ def python(code: str, *paths: Path, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def mh_hpc(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelhub_hpc.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1", **variables},
+    )
 
 
 def infer(model: str, input: object) -> Any:
@@ -267,6 +278,18 @@ def test_the_patient_that_ships_is_what_the_script_makes(tmp_path: Path) -> None
 # ---- the contributions at work ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_samples_give_in_the_image_what_is_expected(model: str, image: object, tmp_path: Path) -> None:
+    copy = tmp_path / model  # where measured.json is written
+    shutil.copytree(CONTRIBUTIONS / model, copy)
+    done = mh_hpc("test", str(copy), "--json", MH_HPC_CACHE_DIR=str(CACHE))
+    assert done.returncode == 0, done.stdout + done.stderr
+    source = contribution.read(copy)
+    samples = [path for path in (source.contrib_src / "sample_data").iterdir() if path.is_file()]
+    expected = {path.name for path in (source.contrib_src / "sample_data/expected").glob("*.json")}
+    assert expected == {f"{path.name}.json" for path in samples}
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_outlines_enclose_the_mask_and_nothing_else(height: int, width: int, random: Any) -> None:
@@ -305,14 +328,7 @@ def test_phantom_lesion_says_the_same_in_five_ways() -> None:
 
 def test_a_one_off_prediction_says_the_axes_of_its_arrays() -> None:
     slice_ = LESION / "contrib_src/sample_data/slice-01.dcm"
-    words = ["run", str(LESION), str(slice_), "--runtime", "host", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "modelhub_hpc.cli", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = mh_hpc("run", str(LESION), str(slice_), "--runtime", "host", "--json")
     assert done.returncode == 0, done.stderr
     axes = {output["name"]: output["axes"] for output in json.loads(done.stdout)["output"] if "axes" in output}
     assert axes == {"mask": "y,x", "probability": "y,x", "overlay": "y,x,c"}
