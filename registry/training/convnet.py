@@ -67,7 +67,7 @@ def loss_and_gradients(
 
 
 def _forward(layout: Layout, weights: Weights, x: Floats) -> tuple[Floats, list[tuple[Floats, Floats]]]:
-    """The output, and (windows, result) of each layer but the last, whose input comes with None's place empty."""
+    """The output, and what gradients need of every layer but the last: its windows and its result."""
     kept = []
     for number, (_, dilation) in enumerate(layout.layers):
         windows = _windows(x, layout.axes, dilation)
@@ -101,15 +101,15 @@ def _windows(x: Floats, axes: int, dilation: int) -> Floats:
     """The zero-padded neighbourhood of every place: (batch, *space, window * channel)."""
     padded = np.pad(x, [(0, 0), *[(dilation, dilation)] * axes, (0, 0)])
     parts = [
-        padded[(slice(None), *(slice(start, start + size) for start, size in zip(corner, x.shape[1:-1])))]
+        padded[(slice(None), *(slice(start, start + size) for start, size in zip(corner, x.shape[1:])))]
         for corner in product(range(0, _WIDTH * dilation, dilation), repeat=axes)
     ]
     return np.concatenate(parts, axis=-1)
 
 
 def _outer(x: Floats, slope: Floats) -> Floats:
-    product_: Floats = x.reshape(-1, x.shape[-1]).T @ slope.reshape(-1, slope.shape[-1])
-    return product_
+    summed: Floats = x.reshape(-1, x.shape[-1]).T @ slope.reshape(-1, slope.shape[-1])
+    return summed
 
 
 def _total(slope: Floats) -> Floats:
