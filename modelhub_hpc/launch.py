@@ -107,7 +107,8 @@ def command(spec: SessionSpec, scratch: Path) -> list[str]:
     """The command that serves the wire on this machine; --dry-run shows it."""
     if spec.image is None:
         return _boot(spec.interpreter, str(resources.folder("engine")), str(spec.contrib_src))
-    return contained(spec, scratch, _boot(spec.interpreter, "/framework", "/contrib_src"))
+    boot = _boot(spec.interpreter, "/framework", "/contrib_src")
+    return contained(spec, scratch, [*boot, "--working", "/working"])
 
 
 def contained(

@@ -17,6 +17,7 @@ from modelhublib.paths import PY2, native_path
 from . import __version__, outputs
 from .hosting import exit_soon, flush, load, model_input, short_error, short_traceback
 from .wire import HostGone, Wire
+from .working import WorkingFolder
 
 PROTOCOL = 1
 
@@ -41,11 +42,12 @@ def _serve(wire, options):
     except BaseException as error:  # SystemExit too: a model that exits can't start
         wire.send({"type": "fatal", "error": short_error(error), "traceback": short_traceback()})
         return 1
+    working = WorkingFolder(options.working)
     wire.send(_ready(api))
     for line in wire.lines():
         message = _parse_message(line)
         if message is not None:
-            wire.send(_answer(api, wire, message))
+            wire.send(_answer(api, wire, working, message))
             flush()
     return 0
 
@@ -55,6 +57,7 @@ def _parse(argv):
                                      description="Serve a model over stdin and stdout")
     parser.add_argument("--contrib-src", default="/contrib_src", help="the contribution's folder")
     parser.add_argument("--model-module", default="inference", help="the module that holds the class Model")
+    parser.add_argument("--working", metavar="FOLDER", help="a folder of this process alone, to show inputs in")
     return parser.parse_args(argv)
 
 
@@ -84,12 +87,13 @@ def _complain(text):
     sys.stderr.flush()
 
 
-def _answer(api, wire, message):
+def _answer(api, wire, working, message):
     """Return the answer to one predict message, whatever the model does."""
     failed = {"type": "failed", "id": message["id"]}
     try:
-        named, seconds = api.infer(model_input(api, message["input"]))
-        wire.leave_if_forked()
+        with working.holding(message["input"]):
+            named, seconds = api.infer(model_input(api, message["input"]))
+            wire.leave_if_forked()
         described, notes = _deliver(named, native_path(message["output_dir"]))
     except KeyboardInterrupt:
         raise

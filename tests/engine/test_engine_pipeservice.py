@@ -17,14 +17,15 @@ import pytest
 class Service(object):
     """A running pipe service; messages go out by ask() and come back by read()."""
 
-    def __init__(self, engine, folder, output_dir, **environment):
+    def __init__(self, engine, folder, output_dir, working=None, **environment):
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join([engine] + sys.path),
                            PYTHONDONTWRITEBYTECODE="1", **environment)
         self.output_dir = output_dir
         self.stderr_path = output_dir + ".stderr"
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "modelhubapi.pipeservice", "--contrib-src", folder],
+                [sys.executable, "-m", "modelhubapi.pipeservice", "--contrib-src", folder]
+                + (["--working", working] if working else []),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd="/", env=environment,
                 # Whoever runs these tests in the background has them ignore interrupts.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
@@ -382,3 +383,30 @@ def test_a_model_of_one_input(start, tmp_path):
     service = start("pictures")
     assert service.answer(path)["outputs"][0]["prediction"][1] == {"label": "bright", "probability": 1.0}
     assert "Was not able to load" in service.answer(path + ".missing")["error"]
+
+
+def test_the_working_folder_holds_the_input_and_nothing_of_earlier_cases(start, tmp_path):
+    folder = tmp_path / "working"
+    folder.mkdir()
+    for name, text in (("a.txt", u"one"), ("b.txt", u"raise"), ("c.txt", u"two")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    service = start("lister", working=str(folder), TEST_WORKING=str(folder))
+    first = service.answer(str(tmp_path / "a.txt"))["outputs"][0]["prediction"]
+    assert first == {"of-the-model": "", "input-a.txt": "one"}
+    assert service.answer(str(tmp_path / "b.txt"))["type"] == "failed"
+    second = service.answer(str(tmp_path / "c.txt"))["outputs"][0]["prediction"]
+    assert second == {"of-the-model": "", "input-c.txt": "two"}
+    several = service.answer({"t1": {"fileurl": str(tmp_path / "a.txt")}})
+    assert several["type"] == "failed" and "input json does not match" in several["error"]
+    assert sorted(name.name for name in folder.iterdir()) == ["of-the-model", "place"]
+    assert (folder / "place" / "left").exists() and (tmp_path / "a.txt").exists()
+
+
+def test_without_a_working_folder_nothing_is_shown_or_removed(start, tmp_path):
+    folder = tmp_path / "working"
+    folder.mkdir()
+    (tmp_path / "a.txt").write_text(u"one", encoding="utf-8")
+    service = start("lister", TEST_WORKING=str(folder))
+    for _ in range(2):
+        given = service.answer(str(tmp_path / "a.txt"))["outputs"][0]["prediction"]
+    assert given == {"of-the-model": "", "left": "of an earlier case"}
