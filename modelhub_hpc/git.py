@@ -31,12 +31,7 @@ _SAFE = (
     "fetch.unpackLimit=1",  # a pack appears whole; single objects would not
     "maintenance.auto=false",
     "protocol.version=2",
-    "protocol.allow=never",
-    "protocol.https.allow=always",
-    "protocol.http.allow=always",  # for which addresses, _ADDRESS says
-    "protocol.git.allow=always",
-    "protocol.ssh.allow=always",
-    "protocol.file.allow=always",
+    "protocol.allow=never",  # but for the one of the address, so that no server redirects to another
     "http.followRedirects=initial",
     # bytes a second, and for how many seconds fewer may come
     "http.lowSpeedLimit=500",
@@ -194,8 +189,9 @@ def _has(folder: Path, commit: str) -> bool:
 
 def _fetch(folder: Path, repository: str, what: str, shallow: bool) -> None:
     depth = ["--depth=1"] if shallow else []
+    scheme = repository.partition("://")[0] if "://" in repository else "ssh"
     words = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--force", *depth, "--", repository, what)
-    _run(folder, *words)
+    _run(folder, "-c", f"protocol.{scheme}.allow=always", *words)
 
 
 def _files(folder: Path, tree: str, within: Sequence[str]) -> Iterator[_File]:
@@ -248,7 +244,7 @@ def _run(folder: Path, *words: str, own: bool = False) -> bytes:
         except BaseException as error:
             process.kill()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise TryAgainError(f"git {words[0]} has not ended after {_TIMEOUT_S:.0f} s.") from error
+                raise TryAgainError(f"git {_verb(words)} has not ended after {_TIMEOUT_S:.0f} s.") from error
             raise
     if process.returncode:
         raise _refusal(words, said.decode(errors="replace").strip(), folder)
@@ -282,7 +278,7 @@ def _refusal(words: Sequence[str], said: str, folder: Path) -> ModelHubError:
     low = said.lower()
     if "no space left" in low or "quota exceeded" in low:
         code = errno.ENOSPC if "no space left" in low else errno.EDQUOT
-        with storage(folder / words[0]):
+        with storage(folder / _verb(words)):
             raise OSError(code, os.strerror(code))
     kind: type[ModelHubError] = TryAgainError
     if any(sign in low for sign in _UNADVERTISED):
@@ -290,4 +286,8 @@ def _refusal(words: Sequence[str], said: str, folder: Path) -> ModelHubError:
     elif any(sign in low for sign in _FINAL):
         kind = InvalidError
     text = "\n".join(shown(line) for line in said[-_WORDS:].splitlines())
-    return kind(f"git {words[0]} has failed:\n{text}")
+    return kind(f"git {_verb(words)} has failed:\n{text}")
+
+
+def _verb(words: Sequence[str]) -> str:
+    return words[2] if words[0] == "-c" else words[0]

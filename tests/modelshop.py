@@ -108,9 +108,9 @@ class Shop:
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            contextlib.chdir(self.folder),
             pytest.MonkeyPatch.context() as patch,
         ):
+            patch.chdir(self.folder)
             patch.setenv("MH_HPC_CACHE_DIR", str(self.cache))
             done = Ended(cli.main(words), out.getvalue(), err.getvalue())
         assert done.code == code, done.text

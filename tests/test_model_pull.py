@@ -243,6 +243,19 @@ def test_a_place_outside_is_refused_before_anything_is_fetched(shop: Shop, serve
     assert not server.asked and not shop.place.exists()
 
 
+def test_a_link_in_the_place_of_a_folder(shop: Shop, tmp_path: Path) -> None:
+    (shop.source.folder / "contrib_src").rename(tmp_path / "outside")
+    # from where the tree is put together it leads to the folder that is there
+    (shop.source.folder / "contrib_src").symlink_to("../../../../../../outside")
+    shop.publish()
+    assert "contrib_src is a link that leaves" in shop.pull(code=4).err
+    assert (shop.cache / "models/.work/toy@1.0.0/tree/contrib_src/inference.py").exists()
+    shutil.copytree(shop.source.folder / "init", tmp_path / "plain/init")
+    (tmp_path / "plain/contrib_src").symlink_to(tmp_path / "outside")
+    assert "contrib_src is a link that leaves" in shop.pull("--from", tmp_path / "plain", code=4).err
+    assert not shop.place.exists()
+
+
 @pytest.mark.parametrize("target", ["/etc", "../..", "../../init", "/contrib_src/model"])
 def test_links_that_leave_the_model(shop: Shop, target: str) -> None:
     (shop.source.folder / "contrib_src/link").symlink_to(target)
@@ -341,6 +354,13 @@ def test_from_a_clone_at_the_pinned_commit_and_with_the_files_beside_it(shop: Sh
     shop.pull("--from", tmp_path / "a % clone", "--offline")
     assert (shop.place / PLACE).read_bytes() == WEIGHTS and shop.lock()["commit"] == commit
     assert "not committed" not in (shop.place / "contrib_src/inference.py").read_text()
+
+
+def test_from_a_bare_clone(shop: Shop, tmp_path: Path) -> None:
+    commit = shop.publish(pin=True)
+    shop.source("clone", "--quiet", "--mirror", ".", str(tmp_path / "mirror"))
+    shop.pull("--from", tmp_path / "mirror", "--offline")
+    assert shop.lock()["commit"] == commit and "contrib_src/inference.py" in shop.names()
 
 
 def test_from_a_plain_folder(shop: Shop, server: FileServer, tmp_path: Path) -> None:
@@ -525,6 +545,12 @@ def test_an_image_that_was_left_comes_with_the_next_pull(with_image: Shop) -> No
     assert f"its image is left: {IMAGE}" in with_image.pull().out
     assert "is here already" in with_image.pull(image=True).out
     assert with_image.lock()["image"]["name"] == IMAGE
+
+
+def test_an_image_that_is_only_made_from_a_recipe_is_asked_of_nobody(shop: Shop) -> None:
+    shop.publish()
+    said = shop.pull(image=True, code=4).err
+    assert "in no registry: it is made from a recipe" in said and "--no-image" in said
 
 
 def test_an_image_that_cannot_be_had_leaves_no_model_and_loses_no_file(shop: Shop, server: FileServer) -> None:

@@ -111,7 +111,9 @@ def git_environment() -> dict[str, str]:
         if name in _FOR_GIT or not name.startswith(("GIT_", "SSH_ASKPASS"))
     }
     ssh = "ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=20"
-    return {"GIT_SSH_COMMAND": ssh, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
+    # what a partial clone lacks is not fetched from wherever that clone says
+    fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    return {"GIT_SSH_COMMAND": ssh, **kept, **fixed}
 
 
 def job_end() -> float | None:

@@ -36,6 +36,8 @@ __all__ = ["Lock", "Pulled", "Terms", "pull"]
 Observer = Callable[[str, int, int], None]
 
 _WORK, _REPLACED = ".work", "replaced"
+_RECIPES = "modelhub-hpc/"  # how images are called that nobody publishes
+_WITHOUT = "The model can be pulled without its image: --no-image."
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def pull(found: Found, number: str | None, site: SiteConfig, terms: Terms, obser
     version = found.entry.version(number)
     if found.shelf.name == shelves.SHIPPED and version.source.repository is None and not terms.folder:
         model = contribution.read(found.shelf.folder / version.source.folder)
-        return Pulled(model, version.version, None, _image(model, version, site, terms, observe), new=False)
+        image = _image(model, version, site, dataclasses.replace(terms, again=False, accept=False), observe)
+        return Pulled(model, version.version, None, image, new=False)
     place = pulled.place(found.entry.name, version.version, site)
     work = pulled.folder(site) / _WORK / f"{found.entry.name}@{version.version}"
     with store.claim(f"model {place}", site, lambda who: observe(f"Waiting for {who}", 0, 0)):
@@ -137,6 +140,11 @@ def _image(model: Contribution, version: Version, site: SiteConfig, terms: Terms
                 return image
         except InvalidError:
             pass  # it is not here yet
+    if not terms.image and wanted.name.startswith(_RECIPES) and not digest:
+        raise InvalidError(
+            f"The image {shown(wanted.name)} is not here, and in no registry: it is made from a recipe of mh-hpc.\n"
+            f"Make it (recipes/README.md), or name another source of it: --image SOURCE. {_WITHOUT}"
+        )
     origin = terms.image or f"docker://{wanted.name}{f'@{digest}' if digest else ''}"
     how = convert.Terms(offline=terms.offline, https=terms.https)
     try:
@@ -144,9 +152,7 @@ def _image(model: Contribution, version: Version, site: SiteConfig, terms: Terms
     except ModelHubError as error:
         kinds = (InvalidError, UnfitError, UsageError)
         kind = next((each for each in kinds if isinstance(error, each)), TryAgainError)
-        raise kind(
-            f"{error}\nThe model can be pulled without its image: --no-image. Another source of it: --image SOURCE"
-        ) from error
+        raise kind(f"{error}\n{_WITHOUT} Another source of it: --image SOURCE") from error
 
 
 def _locked_image(image: Image) -> LockedImage:
@@ -270,8 +276,8 @@ class _Pull:
             registry=self.found.shelf.name,
             origin=taken.origin,
             commit=taken.commit,
-            source=source.digest(self._tree, {each.path for each in locked}),
-            digest=source.digest(self._tree),
+            source=source.digest(self._tree, {each.path: None for each in locked}),
+            digest=source.digest(self._tree, {each.path: each.sha256 for each in locked}),
             files=locked,
             image=None,
             pulled=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

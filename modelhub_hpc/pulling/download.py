@@ -133,7 +133,7 @@ class _Download:
 
     def _receive(self, session: requests.Session) -> None:
         begun, label = self._reached(), read_json(self._label)
-        if self.wanted.bytes and begun >= self.wanted.bytes:
+        if begun and begun == self.wanted.bytes:
             return  # only to be checked
         headers = {"Accept-Encoding": "identity"}
         if begun and label.get("state"):

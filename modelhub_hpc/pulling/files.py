@@ -65,11 +65,12 @@ def require_no_links(tree: Path, path: str) -> None:
 def require_confined(tree: Path) -> None:
     """InvalidError if a link leads out of init/ or contrib_src/, or something is neither file, folder nor link."""
     for top in ("init", "contrib_src"):
-        within = os.path.realpath(tree / top)
+        within = os.path.join(os.path.realpath(tree), top)
         for path in _walk(tree / top):
             if path.is_symlink():
                 end = os.path.realpath(path)
-                if os.path.isabs(os.readlink(path)) or os.path.commonpath((end, within)) != within:
+                leaves = path == tree / top or os.path.commonpath((end, within)) != within
+                if leaves or os.path.isabs(os.readlink(path)):
                     raise InvalidError(
                         f"{shown(path.relative_to(tree))} is a link that leaves the model's folder: "
                         f"{shown(os.readlink(path))}"

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from modelhub_hpc.runfolder import storage
 
 FOLDERS = ("init", "contrib_src")
 MOST_BYTES = 32 << 30
-_NOT_OURS = ("__pycache__", ".git", ".ipynb_checkpoints")
+_NOT_OURS = ("__pycache__", ".git")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def take(source: Source, shelf: Path, given: Path | None, https: bool, work: Pat
     plain folder, instead of the repository; then no network is used. work: a folder that stays for the next call.
     Raises InvalidError, TryAgainError or UnfitError.
     """
-    if given and not os.path.lexists(given / ".git"):
+    if given and not _is_clone(given):
         return _copied(root(source, given), tree)
     if not given and source.repository is None:
         return _copied(shelf / source.folder, tree)
@@ -55,18 +55,28 @@ def root(source: Source, given: Path) -> Path:
     return inner if (inner / "contrib_src").is_dir() else given
 
 
-def digest(tree: Path, without: Collection[str] = ()) -> str:
-    """sha256 over names and contents of all that is in init/ and contrib_src/, links as links, byte code aside."""
+def digest(tree: Path, known: Mapping[str, str | None] | None = None) -> str:
+    """sha256 over names and contents of all that is in init/ and contrib_src/, links as links, byte code aside.
+
+    known: the sha256 of files, by their paths, that need not be read; None for those to leave out.
+    """
+    known = known or {}
     total = hashlib.sha256()
     for path in sorted(path for top in FOLDERS for path in (tree / top).rglob("*")):
         name = str(path.relative_to(tree))
-        if name in without or "__pycache__" in path.parts:
+        if known.get(name, "") is None or "__pycache__" in path.parts:
             continue
         if path.is_symlink():
             total.update(f"{name}\0-> {os.readlink(path)}\n".encode("utf-8", "surrogateescape"))
         elif path.is_file():
-            total.update(f"{name}\0{file_digest(path)}\n".encode("utf-8", "surrogateescape"))
+            total.update(f"{name}\0{known.get(name) or file_digest(path)}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
+
+
+def _is_clone(folder: Path) -> bool:
+    """Whether it is a git repository, with files or bare."""
+    bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir()
+    return bare or os.path.lexists(folder / ".git")
 
 
 def _address(clone: Path) -> str:
