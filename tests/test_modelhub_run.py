@@ -56,7 +56,9 @@ def test_what_is_not_here_is_fetched_first(shop: Shop) -> None:
     asked = commands(Asked("toy", bash=True), site)
     assert next(asked) == ["pull", "--", "toy"]
     shop.pull()
-    assert next(asked) == ["convert", f"docker://{IMAGE}", "--name", IMAGE]
+    assert next(asked) == ["pull", "--", "toy"]  # again, since the image was left
+    own = commands(Asked(str(shop.source.folder), bash=True), site)
+    assert next(own) == ["convert", f"docker://{IMAGE}"]
 
 
 def test_again(shop: Shop, image: images.Image) -> None:

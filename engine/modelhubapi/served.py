@@ -22,7 +22,9 @@ def serve(argv, contrib_src=hosting.CONTRIB_SRC):
         return hosting.EXIT_UNFIT
     private.make_private()
     private.mend_environment()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as with Ctrl-C: what it made goes with it
+    signal.signal(signal.SIGTERM, _interrupt)  # as with Ctrl-C: what it made goes with it
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # which whoever started it may want
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         port = _free_port(options.host, options.port)
     except (OSError, IOError) as error:
@@ -34,6 +36,13 @@ def serve(argv, contrib_src=hosting.CONTRIB_SRC):
         say("The model does not start.")
         return hosting.EXIT_INVALID
     return _serve(api, options.host, port)
+
+
+def _interrupt(_number, _frame):
+    """End, once: terminal and container runtime both pass Ctrl-C on, and the second would interrupt the end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _parse(argv):

@@ -44,7 +44,7 @@ _folder = click.Path(path_type=Path)
 @click.argument("model", required=False)
 @click.option("-l", "--list", "listing", is_flag=True, help="List all models: mh-hpc models")
 @click.option("-u", "--update", is_flag=True, help="Fetch the model again: mh-hpc pull MODEL --again")
-@click.option("-ud", "--updatedocker", is_flag=True, help="Fetch its image again: mh-hpc images rm, mh-hpc convert")
+@click.option("-ud", "--updatedocker", is_flag=True, help="Fetch its image again: mh-hpc images rm, mh-hpc pull MODEL")
 @click.option("-e", "--expert", is_flag=True, help="Its notebooks in Jupyter: mh-hpc sandbox MODEL")
 @click.option("-b", "--bash", is_flag=True, help="A shell in its image: mh-hpc shell MODEL")
 @click.option("-g", "--gpu", is_flag=True, help="Insist on GPUs: --gpu on")
@@ -81,11 +81,12 @@ def commands(asked: Asked, site: SiteConfig) -> Iterator[list[str]]:
     here = _is_here(asked.model, site)
     if asked.update or not here:
         yield ["pull", *(["--again"] if here else []), "--", asked.model]
-    name = models.find(asked.model, site).image
-    if asked.updatedocker and _has_image(name, site):
-        yield ["images", "rm", "--", name]
-    if not _has_image(name, site):
-        yield ["convert", f"docker://{name}", "--name", name]
+    model = models.find(asked.model, site)
+    if asked.updatedocker and _has_image(model.image, site):
+        yield ["images", "rm", "--", model.image]
+    if not _has_image(model.image, site):
+        own = model.path == Path(asked.model).absolute()  # a folder that no registry need know
+        yield ["convert", f"docker://{model.image}"] if own else ["pull", "--", asked.model]
     options = ["--gpu", "on"] if asked.gpu else []
     options += ["--data", str(asked.mountdata)] if asked.mountdata else []
     if asked.expert:
@@ -94,7 +95,7 @@ def commands(asked: Asked, site: SiteConfig) -> Iterator[list[str]]:
     elif asked.bash:
         yield ["shell", *options, "--", asked.model]
     else:
-        serve = [images.find(name, site).interpreter, "/framework/start.py", "serve"]
+        serve = [images.find(model.image, site).interpreter, "/framework/start.py", "serve"]
         port = ["--port", str(asked.apiport or API_PORT)]
         yield ["shell", *options, "--allow-network", asked.model, "--", *serve, *port]
 
