@@ -131,6 +131,13 @@ def test_each_is_a_model_of_its_own_and_holds_no_placeholder(tmp_path: Path) -> 
     assert os.access(model / "check.sh", os.X_OK)
 
 
+def test_its_check_asks_what_to_install_where_mh_hpc_is_missing(tmp_path: Path) -> None:
+    words = [init(tmp_path) / "check.sh"]
+    done = subprocess.run(words, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "MODEL_TOOLS: must say what pip is to install" in done.stderr
+
+
 @pytest.mark.parametrize(
     "template", [path for path in sorted((REPO / "registry/template").rglob("*")) if path.is_file()], ids=str
 )

@@ -130,7 +130,7 @@ def test_what_was_published_is_what_was_pulled(ground: Ground) -> None:
 
 
 def test_the_check_for_continuous_integration_finds_what_is_wrong(ground: Ground) -> None:
-    checked = ground.shell(f"git clone --quiet {NAME} checkout/{NAME}; checkout/{NAME}/check.sh")
+    checked = ground.shell(f"git clone --quiet {NAME} checkout/{NAME}; MODEL_TOOLS=unneeded checkout/{NAME}/check.sh")
     assert checked.returncode == 0, checked.stderr
     change = "s/image > image.mean()/image > 30/"
     broken = ground.shell(f"cd checkout/{NAME}; sed -i '{change}' contrib_src/processing.py; ./check.sh")
