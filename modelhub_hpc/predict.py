@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 from modelhub_hpc import config, images, inputs
@@ -271,13 +272,14 @@ def _arrays(outputs: tuple[RawOutput, ...], specs: tuple[OutputSpec, ...], case:
     place = _geometry(_files(case)[0])
     return {
         output.name: ArrayOutput(output.array.array, output.type, output.description, {**place, **_axes(spec)})
-        for output, spec in zip(outputs, specs)
-        if output.array
+        for output, spec in zip_longest(outputs, specs)
+        if output is not None and output.array
     }
 
 
-def _axes(spec: OutputSpec) -> dict[str, str]:
-    return {"axes": spec.axes} if spec.axes else {}
+def _axes(spec: OutputSpec | None) -> dict[str, str]:
+    # None: the model is another than the one that was planned with, and gives more; its arrays are kept all the same
+    return {"axes": spec.axes} if spec is not None and spec.axes else {}
 
 
 def _geometry(path: str) -> dict[str, tuple[float, ...]]:
