@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grounds import OBEDIENT
+from grounds import OBEDIENT, REPO
 from shardkit import PLAN, RUN, paths, result
 
 from modelhub_hpc import contribution, request, run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InvalidError
+from modelhub_hpc.predict import Predictor
 from modelhub_hpc.record import ArrayOutput, RunPaths, ShardWriter, load_volume, volume
 from modelhub_hpc.runfolder import replace_json
 
@@ -133,6 +134,21 @@ def test_a_plane_is_one_voxel_deep_and_a_picture_has_no_geometry() -> None:
 def test_an_array_of_unknown_place_is_refused(attributes: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         volume(ZYX, {**PLACE, **attributes})
+
+
+def test_outputs_that_the_plan_does_not_know_are_kept_too() -> None:
+    """As of a model whose config.json was changed after its run had been planned."""
+    lesion = REPO / "registry/contributions/phantom-lesion"
+    slice_ = str(lesion / "contrib_src/sample_data/slice-01.dcm")
+    planned = run.plan(run.Asked(str(lesion), (slice_,), SiteConfig(runtime="host")))
+    model = dataclasses.replace(planned.run.model, outputs=planned.run.model.outputs[:1])
+    predictor = Predictor(dataclasses.replace(planned.run, model=model), None)
+    try:
+        ((found, arrays),) = predictor.predict(enumerate(planned.found.cases))
+        axes = {name: output.attributes.get("axes") for name, output in arrays.items()}
+    finally:
+        predictor.close()
+    assert found.status == "done" and axes == {"mask": "y,x", "probability": None, "overlay": None}
 
 
 def test_names_of_axes_are_checked_wherever_they_come_from() -> None:
