@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. path: where, such as "versions[0].image.name"; "" is the whole."""
+    """One thing that is wrong. path: where, such as "versions[0].image.name"; "" is the whole.
+
+    kind: the schema's word for the rule, such as "required"; "" for a rule that no schema can tell.
+    """
 
     path: str
     rule: str
     mend: str
+    kind: str = ""
 
     def __str__(self) -> str:
         return f"{self.path or '(all)'}: {self.rule}. {self.mend}"
@@ -89,14 +93,32 @@ def _told(error: Any) -> Iterator[Problem]:
     if error.validator == "additionalProperties" and error.validator_value is False:
         known = list(error.schema.get("properties", ()))
         for name in sorted(set(error.instance) - set(known)):
-            yield Problem(place([*error.absolute_path, name]), "there is no such property", _instead(name, known))
+            path = place([*error.absolute_path, name])
+            yield Problem(path, "there is no such property", _instead(name, known), error.validator)
     elif error.validator == "required":
         # jsonschema makes one error of each name that is missing
         name = next(name for name in error.validator_value if error.message.startswith(f"{name!r} is a required"))
         asked = error.schema.get("properties", {}).get(name, {})
-        yield Problem(place([*error.absolute_path, name]), "is missing", f"Add it: {_wanted(asked)}")
+        path = place([*error.absolute_path, name])
+        yield Problem(path, "is missing", f"Add it: {_wanted(asked)}", error.validator)
     else:
-        yield Problem(where, _rule(error), _wanted(error.schema))
+        yield Problem(where, _rule(error), _meant(error) or _wanted(error.schema), error.validator)
+
+
+def _meant(error: Any) -> str:
+    word, known = error.instance, [str(each) for each in error.validator_value] if error.validator == "enum" else []
+    near = nearest(word, known) if isinstance(word, str) else None
+    return f"Did you mean '{near}'?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The word that somebody who wrote this may have meant.
+
+    >>> nearest("provevance", ["provenance", "format"]), nearest("mask", ["mask_image"]), nearest("x", ["y"])
+    ('provenance', 'mask_image', None)
+    """
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.55)
+    return near[0] if near else None
 
 
 def _rule(error: Any) -> str:
@@ -124,8 +146,8 @@ def _wanted(schema: Schema) -> str:
 
 
 def _instead(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"Remove it; known here: {', '.join(known)}."
+    near = nearest(name, known)
+    return f"Did you mean '{near}'?" if near else f"Remove it; known here: {', '.join(known)}."
 
 
 def _or(words: list[str]) -> str:

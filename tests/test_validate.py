@@ -21,34 +21,14 @@ from modelhub_hpc.contributing import configs
 from modelhub_hpc.contributing.findings import Finding
 from modelhub_hpc.contributing.validate import Report, validate
 
-FLAT = {"format": ["image/png", "image/jpg"], "dim_limits": [{"min": 1, "max": 4}, {"min": 32}, {"min": 32}]}
 VOLUME = {"format": ["application/nii-gzip"], "dim_limits": [{"min": 155, "max": 240}] * 3}
-# what models that were published look like
-PUBLISHED: dict[str, tuple[Any, Any]] = {
-    "squeezenet": (FLAT, [{"name": "probabilities", "type": "label_list", "description": "1000 classes"}]),
-    "deep-prognosis": (
-        {"format": ["application/octet-stream"], "dim_limits": [{"min": 150, "max": 150}] * 3},
-        [{"name": "probabilities", "type": "label_list"}, {"name": "features", "type": "label_list"}],
-    ),
-    "cascaded-fcn-liver": (
-        {"format": ["application/dicom"], "dim_limits": [{"min": 1, "max": 1}, {"min": 0, "max": 600}, {"max": 600}]},
-        [{"name": "contour", "type": "contour"}],
-    ),
-    "brats": (
-        {"format": ["application/json"], "t1": VOLUME, "t1c": VOLUME, "t2": VOLUME, "flair": VOLUME},
-        [{"name": "Segmentation", "type": "mask_image"}],
-    ),
-    "cxr-risk": (
-        {"format": ["image/png"], "single": {**FLAT, "description": "in portrait view"}},
-        [{"name": "probabilities", "type": "label_list"}],
-    ),
-}
+ENTRIES = {path.stem: json.loads(path.read_bytes()) for path in sorted((REPO / "registry/models").glob("*.json"))}
 
 Change = Callable[[dict[str, Any]], object]
 
 
 def judged(change: Change) -> list[Finding]:
-    return list(configs.judge(json.dumps(config(change)).encode()))
+    return list(configs.judge_config(config(change)))
 
 
 def only(change: Change) -> Finding:
@@ -64,9 +44,36 @@ def test_nothing_is_said_where_all_is_right() -> None:
     assert judged(lambda c: None) == []
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ENTRIES)
 def test_what_published_models_take_and_give_is_right(name: str) -> None:
-    assert judged(with_io(*PUBLISHED[name])) == []
+    entry = ENTRIES[name]
+    gives = [plain(each, "name", "type", "description", "axes") for each in outputs(entry)]
+    assert judged(with_io(given_as(entry), gives)) == []
+
+
+def test_both_forms_are_among_the_published() -> None:
+    assert {configs.form(config(with_io(given_as(entry), []))) for entry in ENTRIES.values()} == {"flat", "nested"}
+
+
+def given_as(entry: dict[str, Any]) -> dict[str, Any]:
+    """The io.input of a model's config.json, in the form in which it was published."""
+    specs = entry["io"]["inputs"]
+    sections = [{"format": each["mime"], **plain(each, "dim_limits", "description")} for each in specs]
+    for section in sections:
+        section["dim_limits"] = [plain(limit, "min", "max") for limit in section["dim_limits"]]
+    if entry["config_form"] == "flat":
+        return sections[0]
+    named = {each["key"] or "single": section for each, section in zip(specs, sections)}
+    return {"format": sections[0]["format"] if len(specs) == 1 else ["application/json"], **named}
+
+
+def outputs(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = entry["io"]["outputs"]
+    return found
+
+
+def plain(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: given[name] for name in names if given.get(name) is not None}
 
 
 def test_what_published_models_deviate_in_is_only_a_warning() -> None:
@@ -78,70 +85,65 @@ def test_what_published_models_deviate_in_is_only_a_warning() -> None:
 
     said = {each.what: each for each in judged(change)}
     assert {each.level for each in said.values()} == {"warning"}
-    provevance = said["model.provevance is no key of config.json: nobody reads it"]
-    assert provevance.mend == "Did you mean 'provenance'?"
-    assert "model.io.input.format is missing" in said
-    assert any(what.startswith("model.io.output[1].type is 'ndarray'") for what in said)
-    assert any(what.startswith("meta.name is 'YOLOv3'") for what in said)
+    assert said["model.provevance: there is no such property"].mend == "Did you mean 'provenance'?"
+    assert "model.io.input.format: is missing" in said
+    assert any(what.startswith('model.io.output[1].type: "ndarray" is none of "label_list"') for what in said)
+    assert any(what.startswith('meta.name: "YOLOv3" is not written as it must be') for what in said)
     assert len(said) == 4
 
 
 MISTAKES: list[tuple[Change, str, str]] = [
     (
         lambda c: c["model"]["io"]["output"][0].update(type="mask"),
-        "model.io.output[0].type is 'mask': must be one of label_list, vector, mask_image",
+        'model.io.output[0].type: "mask" is none of "label_list", "vector", "mask_image"',
         "Did you mean 'mask_image'?",
     ),
-    (lambda c: c["model"]["io"].pop("output"), "model.io.output is missing", '"name": "probabilities"'),
+    (lambda c: c["model"]["io"].pop("output"), "model.io.output: is missing", '"name": "probabilities"'),
     (
         lambda c: c["model"]["io"].update(outputs=c["model"]["io"].pop("output")),
-        "model.io.outputs is no key of config.json",
+        "model.io.outputs: there is no such property",
         "Did you mean 'output'?",
     ),
-    (lambda c: c["meta"].pop("task"), "meta.task is missing", '"task": "Segmentation"'),
-    (lambda c: c.update(id="1"), "id is '1': must be a UUID", "uuid.uuid4"),
-    (lambda c: c["meta"].update(name="../evil"), "meta.name is '../evil': must be lower-case", "Call it 'evil'"),
-    (lambda c: c["model"]["io"].update(output=[]), "model.io.output is []: must be a list of at least 1", "For ex"),
+    (lambda c: c["meta"].pop("task"), "meta.task: is missing", 'Example: "Segmentation"'),
+    (lambda c: c.update(id="1"), 'id: "1" is not written as it must be', "uuid.uuid4"),
+    (lambda c: c["meta"].update(name="../evil"), 'meta.name: "../evil" is not written', "lower-case letters"),
+    (lambda c: c["model"]["io"].update(output=[]), "model.io.output: is empty", "Example: "),
     (
         lambda c: c["model"]["io"]["input"]["single"].update(format="image/png"),
-        "model.io.input.single.format is 'image/png': must be a list",
-        "brackets: ['image/png']",
+        'model.io.input.single.format: "image/png" is not of type array',
+        'Example: ["image/png", "image/jpeg"]',
     ),
     (
         lambda c: c["model"]["io"]["input"]["single"].update(format=["png"]),
-        "model.io.input.single.format[0] is 'png': must be a MIME type",
+        'model.io.input.single.format[0]: "png" is not written as it must be',
         "Did you mean 'image/png'?",
     ),
     (
         lambda c: c["model"]["io"]["input"]["single"].update(format=["imge/png"]),
-        "model.io.input.single.format[0] is 'imge/png', which is no MIME type",
+        'model.io.input.single.format[0]: "imge/png" is no MIME type',
         "Did you mean 'image/png'?",
     ),
     (
         lambda c: c["model"]["io"]["input"]["single"]["dim_limits"][1].update(min="32"),
-        "model.io.input.single.dim_limits[1].min is '32': must be a whole number",
-        '"min": 32',
+        'model.io.input.single.dim_limits[1].min: "32" is not of type integer',
+        "Example: 32",
     ),
     (
         lambda c: c["model"]["io"]["input"]["single"]["dim_limits"][0].update(min=5),
-        "model.io.input.single.dim_limits[0] allows nothing: min 5 is more than max 4",
+        "model.io.input.single.dim_limits[0]: allows nothing, since min 5 is more than max 4",
         "Exchange",
     ),
-    (lambda c: c["modelhub"].update(version="1.0"), "modelhub.version is '1.0': must be three numbers", "1.0.1"),
-    (lambda c: c["modelhub"].update(top=0), "modelhub.top is 0: must be 1 or more", '"top": 5'),
+    (lambda c: c["modelhub"].update(version="1.0"), 'modelhub.version: "1.0" is not written as it', 'Example: "1.0.0"'),
+    (lambda c: c["modelhub"].update(top=0), "modelhub.top: 0 is less than 1", "Example: 5"),
     (
         lambda c: c["model"]["io"]["output"][1].update(name="brightness"),
-        "model.io.output[1].name is 'brightness', as another output is",
-        "differently",
+        'model.io.output[1].name: "brightness" is another output too',
+        "otherwise",
     ),
-    (
-        lambda c: c["model"]["io"]["input"].update({"t1": VOLUME}),
-        "model.io.input has 'single' beside 't1'",
-        "one input",
-    ),
+    (lambda c: c["model"]["io"]["input"].update({"t1": VOLUME}), "model.io.input: single is for models with one", "t1"),
     (
         with_io({"format": ["image/png"], "t 1": VOLUME, "t2": VOLUME}, [{"name": "a", "type": "vector"}]),
-        "model.io.input.format is [\"image/png\"]: must be [\"application/json\"]",
+        'model.io.input.format: ["image/png"] is not ["application/json"]',
         "in the inputs",
     ),
     (
@@ -168,16 +170,18 @@ def test_types_that_no_file_is_known_to_be_of_are_a_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ('{"id": 1,}', "is not JSON: "),
-        ('{"id": NaN}', "is not JSON: NaN"),
-        ("[" * 100000, "is not JSON"),
-        ('{"id": 1, "id": 2}', "has the key 'id' twice"),
-        ("\xff", "is not JSON"),
-        ("[]", "the whole is []: must be an object"),
+        ('{"id": 1,}', "is no JSON: "),
+        ('{"id": NaN}', "is no JSON: "),
+        ("[" * 100000, "is no JSON"),
+        ('{"id": 1, "id": 2}', 'is no JSON: the name "id" comes twice'),
+        ("\xff", "is no JSON"),
+        ("[]", "the whole: [] is not of type object"),
     ],
 )
-def test_what_is_no_configuration_at_all(text: str, what: str) -> None:
-    (found,) = configs.judge(text.encode("latin-1"))
+def test_what_is_no_configuration_at_all(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / CONFIG).parent.mkdir(parents=True)
+    (tmp_path / CONFIG).write_bytes(text.encode("latin-1"))
+    (found,) = configs.judge(tmp_path)
     assert found.level == "error" and found.what.startswith(what)
 
 
@@ -258,7 +262,7 @@ BREAKS: dict[str, tuple[Break, str, str, str, str]] = {
     "a missing file": (
         lambda folder: (folder / INFERENCE).unlink(), "error", INFERENCE, "is missing", "class Model",
     ),
-    "bad JSON": (text(CONFIG, '{"id": 1,}'), "error", CONFIG, "is not JSON", "Mend the text"),
+    "bad JSON": (text(CONFIG, '{"id": 1,}'), "error", CONFIG, "is no JSON", "Mend the text"),
     "no list of files elsewhere": (
         text(INIT, '{"docker_id": "a:1"}'), "error", INIT, "external_contrib_files is missing", "Add it",
     ),
@@ -372,7 +376,8 @@ def test_what_is_right_is_not_taken_for_a_mistake(bright: Path) -> None:
 
 def test_a_pulled_model_is_called_what_its_entry_says(bright: Path, tmp_path: Path) -> None:
     pulled = bright.rename(tmp_path / "1.0.0")
-    (pulled / "entry.json").write_text('{"name": "bright", "io": {"outputs": []}}')
+    entry = json.loads((REPO / "registry/models/squeezenet.json").read_bytes())
+    (pulled / "entry.json").write_text(json.dumps({**entry, "name": "bright"}))
     assert report(pulled).findings == ()
 
 

@@ -117,7 +117,9 @@ def validate(folder: Path, as_json: bool) -> int:
     shelf = shelves.Shelf(str(folder), shelves.root(folder))
     problems = list(checks.problems(shelf))
     if as_json:
-        told = [{"file": str(path), **vars(problem)} for path, problem in problems]
+        told = [
+            {"file": str(path), "path": each.path, "rule": each.rule, "mend": each.mend} for path, each in problems
+        ]
         voice.answer({"registry": str(shelf.folder), "entries": len(shelf.files()), "problems": told})
     for path, problem in problems:
         voice.warn(f"{one_line(path)}: {one_line(problem)}")

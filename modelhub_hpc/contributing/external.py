@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from modelhub_hpc.contributing.findings import Finding, error, meant, warning
+from modelhub_hpc.contributing.findings import Finding, error, warning
 from modelhub_hpc.errors import UsageError
 from modelhub_hpc.images.image import parse
+from modelhub_hpc.schemas import nearest
 
 INIT = "init/init.json"
 _KEYS = {
@@ -68,7 +69,7 @@ def _keys(given: Mapping[str, Any]) -> Iterator[Finding]:
     unknown = set(given) - set(_KEYS)
     for key, text in _KEYS.items():
         if key not in given:
-            near = meant(key, unknown)
+            near = nearest(key, unknown)
             mend = f"Is '{near}' meant to be it?" if near else f"Add it: {text}."
             yield error("init", INIT, f"{key} is missing", mend)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,13 +28,3 @@ def error(check: str, where: str, what: str, mend: str) -> Finding:
 
 def warning(check: str, where: str, what: str, mend: str) -> Finding:
     return Finding("warning", check, where, what, mend)
-
-
-def meant(word: str, known: Iterable[str]) -> str | None:
-    """The word that somebody who wrote this may have meant.
-
-    >>> meant("provevance", ["provenance", "format"]), meant("mask", ["mask_image"]), meant("x", ["y"])
-    ('provenance', 'mask_image', None)
-    """
-    near = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.55)
-    return near[0] if near else None

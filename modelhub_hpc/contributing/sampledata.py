@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from PIL import Image, UnidentifiedImageError
 
 from modelhub_hpc import inputs
@@ -101,14 +103,14 @@ def _judge(model: Contribution, sample: Sample) -> Iterator[Finding]:
             continue
         try:
             inputs.check(str(path), _LIMITS)
+            size = dims(path)
         except InputError as reason:
             yield error("samples", where, str(reason).replace(str(path), path.name), "Replace it by a whole file.")
         else:
-            yield from _size(spec, path, where)
+            yield from _size(spec, size, where)
 
 
-def _size(spec: InputSpec, path: Path, where: str) -> Iterator[Finding]:
-    size = dims(path)
+def _size(spec: InputSpec, size: tuple[int, ...] | None, where: str) -> Iterator[Finding]:
     if size is None:
         yield warning("samples", where, "its size is not known here, and was not compared", "mh-hpc test tries it.")
         return
@@ -121,16 +123,26 @@ def _size(spec: InputSpec, path: Path, where: str) -> Iterator[Finding]:
 
 
 def dims(path: Path) -> tuple[int, ...] | None:
-    """The size of an image as ModelHub compares it: channels or z, then y, then x; None if it cannot be told here."""
-    try:
+    """The size of an image as ModelHub compares it: channels or z, then y, then x; None if it cannot be told here.
+
+    path: of a file that has passed inputs.check().
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd values and sizes, which have been judged, and of old headers
         if inputs.extension(str(path)) == ".npy":
             return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
-        with Image.open(path) as picture:
-            return (len(picture.getbands()), picture.height, picture.width)
-    except (UnidentifiedImageError, OSError, ValueError):
-        pass
-    try:
-        space = inputs.geometry(str(path))
-    except InputError:
-        return None
+        if inputs.is_dicom(str(path)):
+            return _dicom_dims(path)
+        try:
+            with Image.open(path) as picture:
+                return (len(picture.getbands()), picture.height, picture.width)
+        except (UnidentifiedImageError, OSError, ValueError):
+            space = inputs.geometry(str(path))
     return tuple(reversed(space.size)) if space else None
+
+
+def _dicom_dims(path: Path) -> tuple[int, ...] | None:
+    tags = ["NumberOfFrames", "Rows", "Columns"]
+    data = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+    frames, rows, columns = (data.get(tag) for tag in tags)
+    return (int(frames or 1), int(rows), int(columns)) if rows and columns else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import os
 import platform
 import statistics
@@ -20,7 +21,7 @@ from typing import Any
 from modelhub_hpc import apptainer, certify, config, contribution, images
 from modelhub_hpc.aliases import is_plain
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.contributing import expected, reasons, sampledata, seen, sessions
+from modelhub_hpc.contributing import expected, reasons, sampledata, seen
 from modelhub_hpc.contributing.expected import EXACT, Expected
 from modelhub_hpc.contributing.reasons import Reason
 from modelhub_hpc.contributing.sampledata import Sample
@@ -28,13 +29,14 @@ from modelhub_hpc.contributing.seen import Seen
 from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.keeper import FIRST_POLL_S
-from modelhub_hpc.launch import Stranger
+from modelhub_hpc.launch import SessionSpec, Stranger
 from modelhub_hpc.runfolder import dumps, replacing
 from modelhub_hpc.session import Session, SessionError, StartError
 from modelhub_hpc.wire import Reply, Request
 
 PASSES = 3  # predictions of each sample
 _APPTAINER_FAILED = 255
+_NO_LIMIT_MB = 1 << 30  # with a limit, memory is looked at several times a second
 _WORDS = 2000  # characters of evidence
 # what is checked, in the order in which it is told
 CHECKS = (
@@ -159,8 +161,7 @@ class _Trial:
     @contextlib.contextmanager
     def _session(self, check: str, stranger: Stranger | None) -> Iterator[Session | None]:
         """A session; None where the model does not start, which is then a problem (of that check, if one is named)."""
-        spec = sessions.spec(self.model.contrib_src, self.image, self.site, stranger)
-        session, began = Session(spec), time.monotonic()
+        session, began = Session(self._spec(stranger)), time.monotonic()
         try:
             session.__enter__()
         except StartError as error:
@@ -181,6 +182,11 @@ class _Trial:
         finally:
             session.close()
             self.peak_mb = max(self.peak_mb, session.peak_mb)
+
+    def _spec(self, stranger: Stranger | None) -> SessionSpec:
+        place = (self.image.path, self.image.interpreter) if self.image else (None, config.PYTHON)
+        spec = SessionSpec.of(self.site, self.model, *place, gpus=config.gpus(self.site)[:1])
+        return dataclasses.replace(spec, network=False, mem_mb=spec.mem_mb or _NO_LIMIT_MB, stranger=stranger)
 
     def _pass(self, session: Session | None, judge: Callable[[Sample, Reply], None], check: str = "predicts") -> bool:
         """Predict all samples, one after the other; False where one ended the session: those after it are not tried."""

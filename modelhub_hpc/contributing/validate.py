@@ -66,7 +66,7 @@ def validate(folder: Path, site: SiteConfig) -> Report:
             "A new one in ModelHub's template:  mh-hpc init NAME"
         )
     found = [*_layout(folder), *external.judge(folder), *_links(folder), *_sizes(folder)]
-    found += _config(folder)
+    found += configs.judge(folder)
     sources = sourcecode.sources(folder)
     found += sourcecode.judge(sources)
     said, python = interpreter.judge(folder, _image(folder), sources, site)
@@ -133,13 +133,6 @@ def _sizes(folder: Path) -> Iterator[Finding]:
         else:
             what = f"has {size / _MB:,.0f} MB, which every clone of the repository will carry for good"
             yield warning("size", shown(where), what, mend)
-
-
-def _config(folder: Path) -> list[Finding]:
-    try:
-        return list(configs.judge(configs.read(folder)))
-    except OSError:
-        return []  # it is missing, which has been said
 
 
 def _image(folder: Path) -> str:
