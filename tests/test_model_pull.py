@@ -115,9 +115,11 @@ def test_a_version_that_changes_is_refused_and_what_is_here_stays(shop: Shop) ->
 def test_a_branch_may_move_where_the_model_stays_the_same(shop: Shop) -> None:
     shop.publish()
     shop.pull()
+    folder = shop.place.stat().st_ino
     commit = shop.source.commit(**{"README.md": "more words"})
-    shop.pull("--again")
+    assert "toy 1.0.0 is as it was" in shop.pull("--again").out
     assert shop.lock()["commit"] == commit
+    assert shop.place.stat().st_ino == folder, "runs may be using it"
 
 
 def test_a_file_of_which_nobody_had_said_the_sha256_must_stay_the_same(shop: Shop, server: FileServer) -> None:

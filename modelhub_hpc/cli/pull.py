@@ -88,13 +88,14 @@ def _show(name: str, done: Pulled, voice: Voice) -> None:
     title, place = f"{one_line(name)} {done.version}", one_line(done.model.path)
     if done.lock is None:
         voice.say(f"{title} ships with mh-hpc, there is nothing to fetch: {place}")
-    elif not done.new:
-        voice.say(f"{title} is here already, since {done.lock.pulled}: {place}")
-    else:
+    elif done.new or done.compared:
         for change in done.changes:
             voice.say(f"  changed: {one_line(change)}")
-        voice.say(f"{title} is here: {place}")
+        state = "is here" if done.new else "is here as it is now" if done.changes else "is as it was"
+        voice.say(f"{title} {state}: {place}")
         voice.say(f"  {_origin(done.lock)}")
+    else:
+        voice.say(f"{title} is here already, since {done.lock.pulled}: {place}")
     if done.image:
         voice.say(f"  image {one_line(done.image.name)}: {one_line(done.image.path)}")
     else:
@@ -117,6 +118,7 @@ def _facts(name: str, done: Pulled) -> dict[str, Any]:
         "path": str(done.model.path),
         "shipped": done.lock is None,
         "new": done.new,
+        "compared": done.compared,
         "changes": list(done.changes),
         "registry_differs": done.differs,
         "lock": done.lock.to_json() if done.lock else None,

@@ -60,9 +60,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A model that is here. new: brought just now; lock: None for one that travels with mh-hpc; image: None if left.
+    """A model that is here. lock: None for one that travels with mh-hpc; image: None if left.
 
-    changes: in what it differs from what was here; differs: the registry says other things of this version now.
+    new: brought just now; compared: fetched again, and found to have these changes; differs: the registry says other
+    things of this version now than when it was pulled.
     """
 
     model: Contribution
@@ -70,6 +71,7 @@ class Pulled:
     lock: Lock | None
     image: Image | None
     new: bool
+    compared: bool = False
     changes: tuple[str, ...] = ()
     differs: bool = False
 
@@ -189,8 +191,12 @@ class _Pull:
         earlier = self.before.image if self.before else None
         now = dataclasses.replace(now, image=_locked_image(image) if image else earlier)
         changes = self._compare(now)
-        self._publish(now)
-        return Pulled(contribution.read(self.place), now.version, now, image, new=True, changes=changes)
+        if self.before and not changes:
+            self._confirm(now)
+        else:
+            self._publish(now)
+        again = self.before is not None
+        return Pulled(contribution.read(self.place), now.version, now, image, not again, again, changes)
 
     @property
     def _tree(self) -> Path:
@@ -299,6 +305,12 @@ class _Pull:
                 "A version should never change: ask who publishes it. To take the new state: --accept-changes"
             )
         return tuple(changes)
+
+    def _confirm(self, now: Lock) -> None:
+        """All is as it was: runs may be using it, and only what is told of it is renewed."""
+        replace_json(self.place / pulled.ENTRY, self.found.entry.to_json())
+        replace_json(self.place / pulled.LOCK, now.to_json())
+        remove_tree(self.work)
 
     def _publish(self, now: Lock) -> None:
         tree, home = self._tree, self.place.parent
