@@ -45,7 +45,9 @@ def model(folder: Path, axes: object = None, entry: object = None) -> Path:
 
 
 def entry_of(name: str, axes: str | None) -> dict[str, Any]:
-    return {"schema": 1, "io": {"outputs": [{"name": name, "type": "mask_image", "axes": axes}]}}
+    entry: dict[str, Any] = json.loads((REPO / "registry/models/phantom-brats.json").read_bytes())
+    entry["io"]["outputs"][0].update(name=name, axes=axes)
+    return entry
 
 
 def test_axes_are_those_of_config_json_unless_the_entry_knows_better(tmp_path: Path) -> None:
