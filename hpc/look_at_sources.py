@@ -3,9 +3,13 @@
 Runs in every Python from 2.7 on, as text after -c: the folders to look in, files and modules come as JSON in argv[1].
 """
 
-import json
-import pkgutil
 import sys
+
+# before anything else is imported, lest it come from the folder that is looked at
+sys.path[:] = [folder for folder in sys.path if folder not in ("", ".")]
+
+import json  # noqa: E402
+import pkgutil  # noqa: E402
 
 
 def main():

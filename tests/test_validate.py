@@ -409,6 +409,22 @@ def test_hostile_names_and_texts_are_told_in_one_line(bright: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_no_code_of_a_contribution_is_run(bright: Path) -> None:
+    marker = bright.parent / "marker"
+    for name in ("json.py", "pkgutil.py", "sitecustomize.py", "usercustomize.py", "numpy.py", "processing.py"):
+        (bright / "contrib_src" / name).write_text(f"open({str(marker)!r}, 'w')\n")
+    start = f"import sys; sys.path.insert(0, {str(REPO)!r}); from modelhub_hpc.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", start, "validate", str(bright)],
+        cwd=bright / "contrib_src",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MH_HPC_CACHE_DIR": "/none"},
+    )
+    assert done.returncode == 0 and "judged by Python" in done.stdout
+    assert not marker.exists()
+
+
 def test_the_image_s_own_python_judges(bright: Path, image: images.Image) -> None:
     text("contrib_src/processing.py", "import onnxruntime, no_such_module\n", more=True)(bright)
     text("contrib_src/more.py", "print 1\n")(bright)

@@ -104,7 +104,8 @@ def _on_host(folder: Path, image: str, found: Sequence[Source], modules: dict[st
     wanted = declared_python(folder, image)
     places = [str(resources.folder("engine")), str(folder / "contrib_src")]
     question = _question([str(folder / source.path) for source in found], list(modules), places)
-    environment = {"PATH": config.caller().path, "LANG": "C.UTF-8"}
+    caller = config.caller()
+    environment = {"PATH": caller.path, "LD_LIBRARY_PATH": caller.library_path, "LANG": "C.UTF-8"}
     for program in ("python2.7", "python2") if wanted.startswith("2") else (config.PYTHON,):
         code, text = processes.ask([program, "-c", *question], environment, _TIMEOUT_S)
         answer = _answer("of this machine", wanted, f"{folder}/", code, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import sys
@@ -38,9 +39,9 @@ class Source:
 
 
 def sources(folder: Path) -> list[Source]:
-    """The Python files of contrib_src."""
+    """The Python files of contrib_src that can be read."""
     found = sorted(path for path in (folder / "contrib_src").rglob("*.py") if path.is_file())
-    return [_source(folder, path) for path in found if path.stat().st_size <= _LARGEST]
+    return [_source(folder, each) for each in found if os.access(each, os.R_OK) and each.stat().st_size <= _LARGEST]
 
 
 def _source(folder: Path, path: Path) -> Source:

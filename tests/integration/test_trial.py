@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from bright import INFERENCE, PROCESSING, picture, write
 from grounds import CACHE
+from legacy_images import NAMES, STRIPES, Store
 
 from modelhub_hpc import cli, images
 from modelhub_hpc.contributing.trial import CHECKS
@@ -210,6 +212,24 @@ def test_port_80_is_not_to_be_had(bright: Path, image: images.Image) -> None:
     before(bright, "__import__('socket').socket().bind(('', 80))")
     found = problems(tried(bright, code=4))
     assert any("a port that is only for root, such as port 80" in each["what"] for each in found)
+
+
+@pytest.mark.apptainer
+def test_a_model_of_2018_in_its_own_python(legacy_store: Store, tmp_path: Path) -> None:
+    stripes = tmp_path / "stripes"
+    shutil.copytree(STRIPES, stripes)
+    (stripes / "README.md").write_text("# stripes\n")
+    done = legacy_store.run("validate", stripes)
+    assert done.returncode == 0 and "stripes: nothing is wrong; its code was judged by Python 2.7." in done.stdout
+    (stripes / "contrib_src/later.py").write_text("def later(*, number):\n    return f'{number}'\n")
+    done = legacy_store.run("validate", stripes)
+    assert done.returncode == 4
+    assert f"contrib_src/later.py, line 1: is not valid in Python 2.7.18 in {NAMES['2.7']}" in done.stderr
+    done = legacy_store.run("test", stripes, "--update-expected", "--json")
+    assert done.returncode == 0, done.stderr
+    assert verdicts(json.loads(done.stdout))["repeats"] is True
+    done = legacy_store.run("test", stripes, "--json")
+    assert verdicts(json.loads(done.stdout))["expected"] is True
 
 
 def test_without_apptainer_the_exit_code_is_5(bright: Path) -> None:
