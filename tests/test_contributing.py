@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from grounds import REPO
 
 from modelhub_hpc import cli, contribution
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.contributing import configs, phantoms, scaffold
+from modelhub_hpc.contributing import configs, phantoms, references, scaffold
 from modelhub_hpc.contributing.publish import Given, Published, publish
 from modelhub_hpc.contributing.validate import validate
 from modelhub_hpc.errors import InvalidError, UsageError
@@ -145,6 +147,12 @@ def test_every_file_of_the_template_is_carried_by_a_package(template: Path) -> N
     assert not any(part.startswith(".") for part in template.relative_to(REPO).parts)
 
 
+@pytest.mark.parametrize("module", [scaffold, references], ids=lambda module: module.__name__)
+def test_examples_in_docstrings_hold(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
+
+
 def test_an_image_is_known_for_every_environment() -> None:
     found = scaffold.images()
     assert found["onnxruntime"] == "modelhub-hpc/onnxruntime:1"
@@ -164,6 +172,8 @@ def test_an_image_is_known_for_every_environment() -> None:
         (["a", "--input", "format=image/png"], "'format' cannot name an input"),
         (["a", "--input", "image/png", "--input", "image/jpeg"], "KEY=MIME each"),
         (["a", "--input", "t1=image/png", "--input", "image/png"], "KEY=MIME each"),
+        (["a", "--input", " "], "'' is no type of image"),
+        (["a", "--output", " "], "'' is no type of output"),
         (["a", "--output", "probabilities"], "There are: label_list"),
         (["a", "--output", "x/y:vector"], "a name of its own"),
         (["a", "--output", "vector", "--output", "vector"], "a name of its own"),
@@ -199,14 +209,15 @@ def test_what_no_flag_says_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
         [*MH, "init", "asked", "--licence", "MIT"], cwd=tmp_path, stdin=replica, stdout=replica, stderr=replica
     )
     os.close(replica)
-    os.write(primary, b"pytorch\nt1=application/nii-gzip flair=application/nii-gzip\ntumour:mask_image\nJane Doe\n")
+    inputs = b"t1=application/nii-gzip flair=application/nii-gzip"
+    os.write(primary, b"\n".join([b"torch", b"pytorch", inputs, b"tumour:mask_image", b"Jane Doe", b""]))
     screen = b""
     with contextlib.suppress(OSError):  # the terminal is gone when the process is
         while data := os.read(primary, 4096):
             screen += data
     os.close(primary)
     assert process.wait() == 0, screen
-    for question in (b"Framework [onnxruntime]", b"Input", b"Outputs", b"Author [The authors of asked]"):
+    for question in (b"'torch' is no framework known here. Known: caffe", b"Input", b"Outputs", b"Author [The authors of asked]"):
         assert question in screen
     assert b"Licence" not in screen
     model = contribution.read(tmp_path / "asked")

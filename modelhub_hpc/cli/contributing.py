@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --he
 
 _json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _path = click.Path(path_type=Path)
+_Parsed = TypeVar("_Parsed")
 
 
 def _voice(as_json: bool) -> Voice:
@@ -55,20 +56,19 @@ def init(
     from modelhub_hpc.contributing import scaffold
 
     ask = _Asking(sys.stdin.isatty() and sys.stderr.isatty() and not as_json)
-    types, environments = ", ".join(scaffold.OUTPUT_TYPES), scaffold.images()
+    environments, types = scaffold.images(), f"NAME:TYPE ... ({', '.join(scaffold.OUTPUT_TYPES)})"
     scaffold.checked_name(name)
     if framework or not image:
-        framework = _one_of(ask(framework, "Framework", "onnxruntime"), sorted(environments), "framework")
+        known = _one_of(sorted(environments), "framework")
+        framework = ask(framework, "Framework (pytorch, tensorflow, ..., or a recipe's name)", "onnxruntime", known)
     wanted = scaffold.Wanted(
         name=name,
         image=image or environments[str(framework)],
         backend=scaffold.backend(framework or "numpy"),
-        inputs=scaffold.parse_inputs(inputs or ask(None, "Input: MIME, or KEY=MIME ...", "image/png").split()),
-        outputs=scaffold.parse_outputs(
-            outputs or ask(None, f"Outputs: NAME:TYPE ... ({types})", "probabilities:label_list").split()
-        ),
-        licence=_one_of(ask(licence, "Licence", scaffold.LICENCES[0]), scaffold.LICENCES, "licence"),
-        author=one_line(ask(author, "Author", f"The authors of {name}")),
+        inputs=ask(_words(inputs), "Input: MIME, or KEY=MIME ...", "image/png", scaffold.parse_inputs),
+        outputs=ask(_words(outputs), f"Outputs: {types}", "probabilities:label_list", scaffold.parse_outputs),
+        licence=ask(licence, "Licence", scaffold.LICENCES[0], _one_of(scaffold.LICENCES, "licence")),
+        author=ask(author, "Author", f"The authors of {name}", one_line),
     )
     target = (folder or Path()).absolute() / name
     files = scaffold.create(wanted, target)
@@ -90,16 +90,32 @@ class _Asking:
     def __init__(self, somebody: bool) -> None:
         self._somebody = somebody
 
-    def __call__(self, given: str | None, question: str, default: str) -> str:
-        if given is not None:
-            return given
-        return str(click.prompt(question, default=default, err=True)) if self._somebody else default
+    def __call__(self, given: str | None, question: str, default: str, parse: Callable[[str], _Parsed]) -> _Parsed:
+        """What the words mean. Raises UsageError; on a terminal the question is put again instead."""
+        if given is not None or not self._somebody:
+            return parse(default if given is None else given)
+
+        def patiently(answer: str) -> _Parsed:
+            try:
+                return parse(answer)
+            except UsageError as error:
+                raise click.UsageError(str(error)) from error
+
+        answer: _Parsed = click.prompt(question, default=default, err=True, value_proc=patiently)
+        return answer
 
 
-def _one_of(word: str, known: Sequence[str], what: str) -> str:
-    if word not in known:
-        raise UsageError(f"{shown(word)!r} is no {what} known here. Known: {', '.join(known)}")
-    return word
+def _words(given: tuple[str, ...]) -> str | None:
+    return " ".join(given) or None
+
+
+def _one_of(known: Sequence[str], what: str) -> Callable[[str], str]:
+    def parse(word: str) -> str:
+        if word not in known:
+            raise UsageError(f"{shown(word)!r} is no {what} known here. Known: {', '.join(known)}")
+        return word
+
+    return parse
 
 
 @click.command()

@@ -72,7 +72,7 @@ def publish(folder: Path, registry: Path, given: Given, site: SiteConfig) -> Pub
     stated = {**facts.stated(model, settings, given.doi), **({"python": python} if python else {})}
     newest = versions[-1] == version
     data = {**facts.UNKNOWN, **(known.to_json() if known else {}), **(stated if newest else {}), "versions": versions}
-    entry = _parsed(data, path)
+    entry = _parsed(data, f"{path}, as made of what {folder} says,")
     changed = entry != known
     if changed:
         _write(path, entry)
@@ -204,10 +204,10 @@ def _external(folder: Path) -> Iterator[File]:
             yield File(each.url, each.path, file_digest(here), here.stat().st_size)
 
 
-def _parsed(data: Mapping[str, Any], path: Path) -> Entry:
+def _parsed(data: Mapping[str, Any], where: str) -> Entry:
     versions: Sequence[Version] = data["versions"]
     plain = {**data, "versions": [dataclasses.asdict(each) for each in versions]}
-    return entries.parse(json.loads(json.dumps(plain)), path)
+    return entries.parse(json.loads(json.dumps(plain)), where)
 
 
 def _write(path: Path, entry: Entry) -> None:

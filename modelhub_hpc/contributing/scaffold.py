@@ -88,8 +88,15 @@ def checked_name(name: str) -> str:
     return name
 
 
-def parse_inputs(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """MIME[,MIME...] of the only input, or KEY=MIME[,MIME...] of each of several."""
+def parse_inputs(text: str) -> dict[str, tuple[str, ...]]:
+    """MIME types by key, of MIME[,MIME...] for the only input, or KEY=MIME[,MIME...] for each of several.
+
+    >>> parse_inputs("t1=image/png flair=image/png,image/jpeg")
+    {'t1': ('image/png',), 'flair': ('image/png', 'image/jpeg')}
+
+    Raises UsageError.
+    """
+    words = text.split() or [""]
     pairs = [word.rpartition("=")[::2] for word in words]
     keys = [key or "single" for key, _ in pairs]
     for key, word in zip(keys, words):
@@ -110,10 +117,14 @@ def _mimes(text: str) -> tuple[str, ...]:
     return mimes
 
 
-def parse_outputs(words: Sequence[str]) -> dict[str, str]:
-    """The type of each NAME:TYPE, or TYPE alone, by name."""
+def parse_outputs(text: str) -> dict[str, str]:
+    """The types by name, of NAME:TYPE, or TYPE alone, for each output. Raises UsageError.
+
+    >>> parse_outputs("lung:mask_image vector")
+    {'lung': 'mask_image', 'vector': 'vector'}
+    """
     outputs: dict[str, str] = {}
-    for word in words:
+    for word in text.split() or [""]:
         name, _, kind = word.rpartition(":")
         name = name or kind
         if kind not in OUTPUT_TYPES:
