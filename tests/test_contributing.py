@@ -217,7 +217,8 @@ def test_what_no_flag_says_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
             screen += data
     os.close(primary)
     assert process.wait() == 0, screen
-    for question in (b"'torch' is no framework known here. Known: caffe", b"Input", b"Outputs", b"Author [The authors of asked]"):
+    again = b"'torch' is no framework known here. Known: caffe"
+    for question in (again, b"Input", b"Outputs", b"Author [The authors of asked]"):
         assert question in screen
     assert b"Licence" not in screen
     model = contribution.read(tmp_path / "asked")
