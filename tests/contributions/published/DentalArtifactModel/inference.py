@@ -1,0 +1,16 @@
+import json
+
+from modelhublib.model import ModelBase
+from processing import ImageProcessor
+
+
+class Model(ModelBase):
+
+    def __init__(self):
+        config = json.load(open("model/config.json"))
+        self._imageProcessor = ImageProcessor(config)
+
+    def infer(self, input):
+        tensor = self._imageProcessor.loadAndPreprocess(input)
+        mean = tensor.data.mean() / 255
+        return self._imageProcessor.computeOutput((1 - mean, mean))

@@ -1,0 +1,5 @@
+from modelhublib.processor import ImageProcessorBase
+
+
+class ImageProcessor(ImageProcessorBase):
+    pass
