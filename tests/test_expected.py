@@ -61,6 +61,7 @@ def test_outputs_as_promised(kind: str, value: Any) -> None:
         ("label_list", [label(3.7)], "", "the probability of 'a' is 3.7, outside of 0 to 1"),
         ("label_list", [], "", "it is empty"),
         ("vector", np.zeros((2, 3)), "", "it is a float64 array of shape [2, 3]"),
+        ("vector", [[0.5, None]], "", "some of its values are not finite"),
         ("mask_image", np.zeros(16), "", "it is a float64 array of shape [16]"),
         ("mask_image", np.full((4, 4), 0.5), "", "its values are no whole numbers"),
         ("mask_image", np.zeros((4, 4)), "z,y,x", "where config.json names the axes z,y,x"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --he
     from modelhub_hpc.contributing import trial
     from modelhub_hpc.contributing.findings import Finding
     from modelhub_hpc.contributing.validate import Report
+    from modelhub_hpc.contributing.verdicts import Problem
 
 _json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -129,7 +130,7 @@ def _show(report: trial.Report, update: bool, voice: Voice) -> None:
     voice.say(f"{name}: {number(failed, 'check')} failed." if failed else f"{name}: all is well.")
 
 
-def _problem_lines(problem: trial.Problem) -> Iterator[str]:
+def _problem_lines(problem: Problem) -> Iterator[str]:
     about = f"{problem.check}, {one_line(problem.sample)}" if problem.sample else problem.check
     yield f"{about}: {one_line(problem.what)}"
     yield f"    {one_line(problem.mend)}"

@@ -77,10 +77,17 @@ def _judge(output: Seen, spec: OutputSpec) -> Iterator[tuple[str, str]]:
         yield from _labels(output)
     elif output.type == "vector" and sum(length != 1 for length in output.shape) > 1:
         yield f"it is {output}", "A vector has one axis. Flatten it, or call it custom."
+    elif output.type == "vector" and _has_lost(output.value):
+        yield "some of its values are not finite", "Look for NaN in what the net gives."
     elif output.type in _PICTURES:
         yield from _picture(output, spec)
     elif output.type == "contour" and not (output.is_array or _is_contour(output.value)):
         yield "it is no list of points [x, y]", "Return [[x, y], ...], or a list of such lists."
+
+
+def _has_lost(value: Any) -> bool:
+    """Whether a list holds what JSON cannot, which the engine has made null."""
+    return value is None or (isinstance(value, list) and any(map(_has_lost, value)))
 
 
 def _labels(output: Seen) -> Iterator[tuple[str, str]]:
