@@ -88,7 +88,7 @@ class SiteConfig:
     allow_network: bool = _option(False, "let models use the network")
     seccomp: bool = _option(True, "forbid models the system calls that none needs (mount, ptrace, bpf, ...)")
     scratch_dir: Path | None = _option(None, "node-local folder for sessions; default TMPDIR or /tmp")
-    cache_dir: Path | None = _option(None, "image store that can be written; default ~/.cache/mh-hpc")
+    cache_dir: Path | None = _option(None, "images, pulled models and copies of registries; default ~/.cache/mh-hpc")
     library_dirs: tuple[Path, ...] = _option((), "read-only image stores, searched first (':'-separated)")
     model_dirs: tuple[Path, ...] = _option((), "folders with contributions, searched first (':'-separated)")
     registries: tuple[RegistryPlace, ...] = _option(
