@@ -92,7 +92,7 @@ def test_its_notebook_predicts_the_sample(keys: Sequence[str], tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": str(REPO / "engine"), "PYTHONDONTWRITEBYTECODE": "1"}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=model / "contrib_src", env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "lesion mask_image [64, 64]\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "lesion: mask_image [64, 64]\n"), done.stderr
 
 
 @pytest.mark.parametrize(
