@@ -7,6 +7,8 @@ import subprocess
 import urllib.parse
 from pathlib import Path
 
+from registry_server import Answers, Ask
+
 _ENVIRONMENT = {
     "PATH": os.environ.get("PATH", os.defpath),
     "HOME": "/nonexistent",
@@ -46,3 +48,44 @@ class Repository:
         made = self("commit-tree", tree, "-m", "odd")
         self("update-ref", "refs/heads/master", made)
         return made
+
+
+class SmartServer(Answers):
+    """Git's own HTTP server for the repositories below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(_Backend)
+        self.folder = folder
+
+
+class _Backend(Ask):
+    """Hands requests to `git http-backend`, as web servers do."""
+
+    def do_GET(self) -> None:
+        self._serve("GET", b"")
+
+    def do_POST(self) -> None:
+        self._serve("POST", self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+    def _serve(self, method: str, body: bytes) -> None:
+        path, _, query = self.path.partition("?")
+        self.server.owner.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        environment = {
+            **_ENVIRONMENT,
+            "GIT_PROJECT_ROOT": str(self.server.owner.folder),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "REQUEST_METHOD": method,
+            "PATH_INFO": urllib.parse.unquote(path),
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+        }
+        done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True)
+        head, _, answer = done.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n"))
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for name, value in {**fields, "Content-Length": str(len(answer))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer)

@@ -187,8 +187,8 @@ class _Server(http.server.ThreadingHTTPServer):
 class Answers:
     """An HTTP server on loopback whose answers a test decides: overwrite `answer`. Remembers what it was asked."""
 
-    def __init__(self) -> None:
-        self._server = _Server(("127.0.0.1", 0), _Ask)
+    def __init__(self, handler: type[Ask] | None = None) -> None:
+        self._server = _Server(("127.0.0.1", 0), handler or Ask)
         self._server.owner = self
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         self.url = f"http://{self.address}"
@@ -206,7 +206,7 @@ class Answers:
         return 404, {}, b""
 
 
-class _Ask(http.server.BaseHTTPRequestHandler):
+class Ask(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from gitkit import Repository
+from gitkit import Repository, SmartServer
+from registry_server import Answers
 
 from modelhub_hpc import git
 from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError
@@ -130,6 +131,45 @@ def test_without_tls_only_when_told(tmp_path: Path) -> None:
         git.fetch("git://127.0.0.1:9/x", "master", None, tmp_path / "bare")
     with pytest.raises(TryAgainError):
         git.fetch("git://127.0.0.1:9/x", "master", None, tmp_path / "bare", https=False)
+
+
+def test_over_http(repository: Repository, tmp_path: Path) -> None:
+    first = repository.commit(**{"contrib_src/a": "1"})
+    second = repository.commit(**{"contrib_src/a": "2"})
+    with SmartServer(tmp_path) as server:
+        url = f"{server.url}/re%20po/.git"
+        assert git.fetch(url, "master", first, tmp_path / "bare") == first
+        assert git.fetch(url, "master", None, tmp_path / "bare") == second
+        with pytest.raises(InvalidError, match="has no commit 1111"):
+            git.fetch(url, "master", "1" * 40, tmp_path / "bare")
+        with pytest.raises(InvalidError, match="not found"):
+            git.fetch(f"{server.url}/other", "master", None, tmp_path / "bare")
+    git.export(tmp_path / "bare", first, ["contrib_src"], tmp_path / "out", PLENTY)
+    assert (tmp_path / "out/contrib_src/a").read_text() == "1"
+
+
+def test_a_server_that_wants_a_password_is_given_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asker = tmp_path / "asker"
+    asker.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho secret\n")
+    asker.chmod(0o755)
+    for name in ("GIT_ASKPASS", "SSH_ASKPASS"):
+        monkeypatch.setenv(name, str(asker))
+    with Answers() as server:
+        server.answer = lambda path, headers: (401, {"WWW-Authenticate": 'Basic realm="here"'}, b"")
+        with pytest.raises(InvalidError, match="(?i)could not read username|authentication failed"):
+            git.fetch(f"{server.url}/x", "master", None, tmp_path / "bare")
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("place", ["file://{0}", "ftp://127.0.0.1/x", "ext::touch {0}/marker"])
+def test_a_server_that_redirects_to_another_protocol(repository: Repository, tmp_path: Path, place: str) -> None:
+    repository.commit(**{"contrib_src/a": "1"})
+    with Answers() as server:
+        target = place.format(repository.folder)
+        server.answer = lambda path, headers: (302, {"Location": f"{target}/info/refs"}, b"")
+        with pytest.raises((InvalidError, TryAgainError), match="git fetch has failed"):
+            git.fetch(f"{server.url}/x", "master", None, tmp_path / "bare")
+    assert not (repository.folder / "marker").exists()
 
 
 def test_neither_attributes_nor_filters_nor_hooks_have_a_say(
