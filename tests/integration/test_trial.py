@@ -200,6 +200,16 @@ def test_what_a_container_forbids_is_told_by_its_name(name: str, bright: Path, i
 
 
 @pytest.mark.apptainer
+def test_a_model_that_phones_home_to_start_is_told_so(bright: Path, image: images.Image) -> None:
+    fetch = "__import__('urllib.request').request.urlopen('http://example.org/weights', timeout=5)"
+    (bright / CODE).write_text(INFERENCE.replace("    def infer", f"        {fetch}\n\n    def infer"))
+    answer = tried(bright, code=4)
+    assert [each["check"] for each in problems(answer)] == ["starts", "offline"]
+    assert problems(answer)[1]["what"].startswith("it phones home")
+    assert verdicts(answer)["predicts"] is None
+
+
+@pytest.mark.apptainer
 def test_what_works_for_one_user_alone_is_found_out(bright: Path, image: images.Image) -> None:
     if verdicts(tried(bright))["another user"] is None:
         pytest.skip("no other user can be had here")
