@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelhub_hpc import __version__, contribution, convert, images
+from modelhub_hpc import __version__, contribution, convert, images, sources
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.digests import file_digest
@@ -134,20 +134,20 @@ def _image(model: Contribution, version: Version, site: SiteConfig, terms: Terms
     """The model's image, in the store under the name that the model has for it."""
     if not terms.with_image:
         return None
-    wanted, digest = version.image, version.image.digest
-    if not (terms.image or terms.again or terms.accept):
+    made, digest = _is_made(version), version.image.digest
+    if not terms.image and (made or not (terms.again or terms.accept)):
         try:
             image = images.find(model.image, site)
             if digest is None or image.is_pinned_by(digest):
                 return image
         except InvalidError:
             pass  # it is not here yet
-    if not terms.image and wanted.name.startswith(_RECIPES) and not digest:
+    if not terms.image and made:
         raise InvalidError(
-            f"The image {shown(wanted.name)} is not here, and in no registry: it is made from a recipe of mh-hpc.\n"
-            f"Make it (recipes/README.md), or name another source of it: --image SOURCE. {_WITHOUT}"
+            f"The image {shown(version.image.name)} is not here, and in no registry: it is made from a recipe of "
+            f"mh-hpc.\nMake it (recipes/README.md), or name another source of it: --image SOURCE. {_WITHOUT}"
         )
-    origin = terms.image or f"docker://{wanted.name}{f'@{digest}' if digest else ''}"
+    origin = terms.image or _origin(version)
     how = convert.Terms(offline=terms.offline, https=terms.https)
     try:
         return convert.convert(origin, model.image, site, how, observe).image
@@ -157,8 +157,22 @@ def _image(model: Contribution, version: Version, site: SiteConfig, terms: Terms
         raise kind(f"{error}\n{_WITHOUT} Another source of it: --image SOURCE") from error
 
 
+def _is_made(version: Version) -> bool:
+    """Whether the image is one that nobody publishes; whoever published that name would not be us."""
+    return version.image.name.startswith(_RECIPES) and not version.image.digest
+
+
+def _origin(version: Version) -> str:
+    digest = version.image.digest
+    return f"docker://{version.image.name}{f'@{digest}' if digest else ''}"
+
+
 def _locked_image(image: Image) -> LockedImage:
-    return LockedImage(image.name, image.digest, image.tree)
+    return LockedImage(image.name, _unpinned(store.recorded(image).source), image.digest, image.tree)
+
+
+def _unpinned(origin: str) -> str:
+    return origin.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,7 @@ class _Pull:
         locked = tuple(self._obtain(each) for each in wanted)
         model = contribution.read(self._tree)
         now = self._lock(taken, locked)
-        self._compare(now)
+        self._compare(dataclasses.replace(now, image=self._image_there(model)))
         image = _image(model, self.version, self.site, self.terms, self.observe)
         earlier = self.before.image if self.before else None
         now = dataclasses.replace(now, image=_locked_image(image) if image else earlier)
@@ -197,6 +211,16 @@ class _Pull:
             self._publish(now)
         again = self.before is not None
         return Pulled(contribution.read(self.place), now.version, now, image, not again, again, changes)
+
+    def _image_there(self, model: Contribution) -> LockedImage | None:
+        """The image that its registry has now, where that can be another one than was seen: not converted yet, which
+        would give it the name of the other.
+        """
+        earlier = self.before and self.before.image
+        if not (earlier and self.terms.with_image) or self.terms.image or _is_made(self.version):
+            return None
+        there = sources.resolve(_origin(self.version), offline=self.terms.offline, https=self.terms.https)
+        return LockedImage(model.image, _unpinned(there.pinned), there.digest, "")
 
     @property
     def _tree(self) -> Path:
@@ -250,7 +274,7 @@ class _Pull:
         """The file in the folder of --from, if it lies there and is the right one."""
         if self.terms.folder is None:
             return None
-        given = source.root(self.version.source, self.terms.folder)
+        given = source.root(self.found.source(self.version), self.terms.folder)
         path = given / file.path
         if not path.is_file():
             return None

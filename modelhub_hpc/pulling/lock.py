@@ -27,9 +27,10 @@ class LockedFile:
 
 @dataclass(frozen=True)
 class LockedImage:
-    """digest: of its source; tree: of its files, which is the same from whatever source."""
+    """source: what it was converted from, without a digest; digest: that of this source; tree: that of its files."""
 
     name: str
+    source: str
     digest: str
     tree: str
 
@@ -78,11 +79,12 @@ def changes(before: Lock, now: Lock) -> Iterator[str]:
         yield f"the contribution: {_state(before)} -> {_state(now)}"
     old, new = ({each.path: each for each in lock.files} for lock in (before, now))
     for path in sorted(set(old) | set(new)):
-        then, since = (files[path].sha256 if path in files else "none" for files in (old, new))
-        if then != since:
-            yield f"{path}: sha256 {then} -> {since}"
-    if before.image and now.image and before.image.tree != now.image.tree:
-        yield f"the image {now.image.name}: {before.image.digest} -> {now.image.digest}"
+        sums = [files[path].sha256 if path in files else "none" for files in (old, new)]
+        if sums[0] != sums[1]:
+            yield f"{path}: sha256 {sums[0]} -> {sums[1]}"
+    then, since = before.image, now.image
+    if then and since and then.source == since.source and then.digest != since.digest:
+        yield f"the image {since.source}: {then.digest} -> {since.digest}"
 
 
 def _state(lock: Lock) -> str:
