@@ -17,7 +17,7 @@ from modelhublib.paths import PY2, native_path
 from . import __version__, outputs
 from .hosting import exit_soon, flush, load, model_input, short_error, short_traceback
 from .wire import HostGone, Wire
-from .working import WorkingFolder
+from .working import holding
 
 PROTOCOL = 1
 
@@ -42,12 +42,11 @@ def _serve(wire, options):
     except BaseException as error:  # SystemExit too: a model that exits can't start
         wire.send({"type": "fatal", "error": short_error(error), "traceback": short_traceback()})
         return 1
-    working = WorkingFolder(options.working)
     wire.send(_ready(api))
     for line in wire.lines():
         message = _parse_message(line)
         if message is not None:
-            wire.send(_answer(api, wire, working, message))
+            wire.send(_answer(api, wire, options.working, message))
             flush()
     return 0
 
@@ -91,7 +90,7 @@ def _answer(api, wire, working, message):
     """Return the answer to one predict message, whatever the model does."""
     failed = {"type": "failed", "id": message["id"]}
     try:
-        with working.holding(message["input"]):
+        with holding(working, message["input"]):
             named, seconds = api.infer(model_input(api, message["input"]))
             wire.leave_if_forked()
         described, notes = _deliver(named, native_path(message["output_dir"]))

@@ -20,6 +20,7 @@ from modelhublib.paths import TEXT_TYPES, native_path
 
 from . import filetypes, outputs
 from .pythonapi import ModelHubAPI
+from .working import WORKING, holding
 
 MEGABYTE = 1024 * 1024
 
@@ -58,6 +59,8 @@ class ModelHubRESTAPI(object):
         self.limits = RestLimits(**limits)
         self.api = ModelHubAPI(model, contrib_src_dir)
         self.working_folder = _working_folder()
+        # where models look that predict whatever they find; nothing is shown in folders that are not made for it
+        self.shown_in = WORKING if self.working_folder == WORKING else None
         self.host, self.port = host, port
         self.max_upload_bytes = int(self.limits.max_upload_mb * MEGABYTE)
         self._inference = threading.Lock()
@@ -215,7 +218,7 @@ class ModelHubRESTAPI(object):
         if not self._slots.acquire(False):
             raise RequestError("too many predictions are waiting; try again later", 503)
         try:
-            with self._inference:
+            with self._inference, holding(self.shown_in, input):
                 answer = self.api.predict(input, url_root=url_root)
         finally:
             self._slots.release()
@@ -236,8 +239,7 @@ def _strict(answer):
 
 def _working_folder():
     """Return /working, which ModelHub's images have, or a temporary folder where it can't be written."""
-    usual = "/working"
-    return usual if os.access(usual, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    return WORKING if os.access(WORKING, os.W_OK | os.X_OK) else tempfile.gettempdir()
 
 
 def _is_inside(path, folder):

@@ -426,3 +426,19 @@ def talk(port, request):
             connection.close()
             return reply
         reply += data
+
+
+def test_models_find_the_input_in_working_and_nothing_of_earlier_requests(serve, tmp_path, monkeypatch):
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.setenv("TEST_WORKING", str(folder))
+    rest = serve("lister")
+    rest.shown_in = str(folder)
+    os.mkdir("sample_data")
+    for name, text in (("a.txt", u"one"), ("b.txt", u"two")):
+        with open(os.path.join("sample_data", name), "w") as stream:
+            stream.write(text)
+        answer = rest.client.get("/api/predict_sample?filename=%s" % name)
+        assert json.loads(answer.data.decode("utf-8"))["output"][0]["prediction"] == {
+            "of-the-model": "", "input-%s" % name: text}
+    assert sorted(os.listdir(str(folder))) == ["of-the-model", "place"]
