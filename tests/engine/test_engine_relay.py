@@ -14,7 +14,8 @@ import pytest
 
 from modelhubapi import relay
 
-START = "import sys, time; from modelhubapi import relay; relay.fork_relay(sys.argv[1], int(sys.argv[2])); time.sleep(60)"
+START = ("import sys, time; from modelhubapi import relay; "
+         "relay.fork_relay(sys.argv[1], int(sys.argv[2])); time.sleep(60)")
 
 
 class Shouter(object):
