@@ -9,7 +9,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,13 @@ def download(
     return kept
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Download:
     wanted: Remote
     kept: Path
     https: bool
     progress: Progress
     patience: Patience
-    ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         resumed = self._reached() > 0
@@ -124,7 +123,7 @@ class _Download:
         for scheme in ("https://", "http://"):
             session.mount(scheme, guard)
         try:
-            persevere(lambda: self._receive(session), self._reached, self.patience, self.ended)
+            persevere(lambda: self._receive(session), self._reached, self.patience, threading.Event())
         except Interrupted as error:
             there = f"{self._reached() / 1e6:.1f} MB of {shown(self.wanted.url)} are here and stay"
             raise Interrupted(f"{str(error).splitlines()[0]}\n{there}; the same command goes on from there.") from error
@@ -142,10 +141,11 @@ class _Download:
             response = session.get(self.wanted.url, headers=headers, stream=True)
         with response:
             start = self._start(response, begun)
-            length = response.headers.get("Content-Length")
-            total = start + int(length or 0)
-            self._require_size(total, exactly=length is not None)
+            length = response.headers.get("Content-Length", "")
+            total = start + (int(length) if length.isdecimal() else 0)
+            self._require_size(total, exactly=length.isdecimal())
             if not start:
+                os.truncate(self._part, 0)  # before it is said to be of another state
                 replace_json(self._label, {"state": _state(response)})
             self._write(response, start, total)
 
@@ -165,7 +165,6 @@ class _Download:
 
     def _write(self, response: requests.Response, start: int, total: int) -> None:
         with open(self._part, "rb+", buffering=0) as stream:
-            stream.truncate(start)
             stream.seek(start)
             for block in self._blocks(response):
                 with storage(self._part, self.wanted.bytes or total):
