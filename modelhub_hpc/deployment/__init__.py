@@ -126,7 +126,7 @@ def _check_external_files(entry: Contribution) -> None:
         )
         raise InvalidError(
             f"{shown(entry.path)} lacks files that its init.json names:\n{lines}\n"
-            "Download them to these places, then build again."
+            "Download them to these places, or bring the model by its name (mh-hpc pull), then build again."
         )
 
 
