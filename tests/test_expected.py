@@ -66,6 +66,8 @@ def test_outputs_as_promised(kind: str, value: Any) -> None:
         ("mask_image", np.full((4, 4), 0.5), "", "its values are no whole numbers"),
         ("mask_image", np.zeros((4, 4)), "z,y,x", "where config.json names the axes z,y,x"),
         ("heatmap", np.zeros((0, 4)), "", "it is empty"),
+        ("mask_image", np.zeros((4, 4), "V3"), "", "its values are no whole numbers"),
+        ("contour", np.zeros((0, 2)), "", "it is empty"),
         ("contour", [["a", "b"]], "", "it is no list of points"),
         ("contour", [[]], "", "it is empty"),
         ("custom", None, "", "the model returned None"),

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from bright import PROCESSING, config, picture, write
 from grounds import CACHE, REPO
+from hypothesis import strategies as st
 
 from modelhub_hpc import images
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.contributing import configs
+from modelhub_hpc.contributing import configs, external
 from modelhub_hpc.contributing.findings import Finding
 from modelhub_hpc.contributing.validate import Report, validate
 
@@ -253,6 +257,7 @@ def sample(name: str, level: int = 9, side: int = 8) -> Break:
     return lambda folder: picture(folder / "contrib_src/sample_data" / name, level, side)
 
 
+FILE = {"src_url": "https://example.org/a", "dest_file_path": "contrib_src/model/a"}
 INFERENCE, CONFIG, INIT = "contrib_src/inference.py", "contrib_src/model/config.json", "init/init.json"
 SAMPLE = "contrib_src/sample_data/a.png"
 END = PROCESSING.count("\n") + 1  # the first line after it
@@ -397,6 +402,39 @@ def test_samples_of_several_inputs_are_json_files(bright: Path) -> None:
     (samples / "case.json").write_text("{}")
     (found,) = report(bright).errors
     assert 'lacks "t1"' in found.what
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 9), st.floats(allow_nan=False, width=16), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("abc"), inner, max_size=2)),
+    max_leaves=4,
+)
+
+
+def nodes(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of everything in a JSON value, but for the whole."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield (*place, key)
+        yield from nodes(each, (*place, key))
+
+
+def replaced(value: Any, place: tuple[Any, ...], by: Any) -> Any:
+    holder = functools.reduce(lambda inner, key: inner[key], place[:-1], value)
+    holder[place[-1]] = by
+    return value
+
+
+@hypothesis.given(st.data())
+def test_whatever_stands_in_json_is_told_and_never_raised(data: st.DataObject) -> None:
+    for path, given in ((CONFIG, config()), (INIT, {"docker_id": "a:1", "external_contrib_files": [dict(FILE)]})):
+        wrong = replaced(given, data.draw(st.sampled_from(list(nodes(given)))), data.draw(VALUES))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / path).parent.mkdir(parents=True)
+            (Path(folder) / path).write_text(json.dumps(wrong))
+            for found in (*configs.judge(Path(folder)), *external.judge(Path(folder))):
+                assert found.what and found.mend
+            external.destinations(Path(folder))
 
 
 def test_hostile_names_and_texts_are_told_in_one_line(bright: Path) -> None:

@@ -50,7 +50,7 @@ def destinations(folder: Path) -> set[str]:
     try:
         listed = json.loads((folder / INIT).read_bytes())["external_contrib_files"]
         return {place for each in listed if (place := confined(each["dest_file_path"]))}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 

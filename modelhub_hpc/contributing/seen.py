@@ -69,7 +69,7 @@ def broken_promises(outputs: Sequence[Seen], specs: Sequence[OutputSpec]) -> Ite
 def _judge(output: Seen, spec: OutputSpec) -> Iterator[tuple[str, str]]:
     if output.value is None:
         yield "the model returned None", "Return a value for each output of config.json."
-    elif output.type == "contour" and output.value == []:
+    elif output.type == "contour" and not output.is_array and output.value == []:
         return  # there was nothing to draw around
     elif 0 in output.shape:
         yield f"it is empty: {output}", "Return a value for each output of config.json."
@@ -122,7 +122,9 @@ def _picture(output: Seen, spec: OutputSpec) -> Iterator[tuple[str, str]]:
 
 
 def _is_whole(array: Array) -> bool:
-    return array.dtype.kind in "biu" or bool(np.all(np.isfinite(array)) and np.all(array == np.round(array)))
+    if array.dtype.kind != "f":
+        return array.dtype.kind in "biu"
+    return bool(np.all(np.isfinite(array)) and np.all(array == np.round(array)))
 
 
 def _is_contour(value: Any) -> bool:

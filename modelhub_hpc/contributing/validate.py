@@ -144,7 +144,9 @@ def _image(folder: Path) -> str:
 
 
 def _readable(folder: Path, found: list[Finding]) -> Contribution | None:
-    """The contribution, if it can be read; of one with such faults no more can be said."""
+    """The contribution, if it can be read and its config.json believed; of any other no more can be said."""
+    if any(each.level == "error" and each.check in ("config", "mime") for each in found):
+        return None
     try:
         return contribution.read(folder)
     except (InvalidError, OSError, AttributeError, TypeError) as reason:
