@@ -41,14 +41,13 @@ _TIMEOUT_S = 3600.0
 _BLOCK = 1 << 20
 _WORDS = 600  # characters of what git has to say
 _UNADVERTISED = ("not our ref", "unadvertised object", "expected shallow", "no such remote ref", "bad object")
+_LOCKED = ("could not read username", "terminal prompts disabled", "authentication failed")
 # nothing that time mends
 _FINAL = (
     "not found",
     "does not exist",
     "not appear to be a git repository",
-    "could not read username",
-    "terminal prompts disabled",
-    "authentication failed",
+    *_LOCKED,
     "permission denied",
     "couldn't find remote ref",
     "not a valid object name",
@@ -286,7 +285,15 @@ def _refusal(words: Sequence[str], said: str, folder: Path) -> ModelHubError:
     elif any(sign in low for sign in _FINAL):
         kind = InvalidError
     text = "\n".join(shown(line) for line in said[-_WORDS:].splitlines())
-    return kind(f"git {_verb(words)} has failed:\n{text}")
+    return kind(f"git {_verb(words)} has failed:\n{text}{_mend(low, kind)}")
+
+
+def _mend(said: str, kind: type[ModelHubError]) -> str:
+    if any(sign in said for sign in _LOCKED):
+        return "\nIt does not exist, or is private: git knows no login for it here, and nobody is asked for one."
+    if kind is TryAgainError and "unable to access" in said:
+        return "\nCheck the network and the proxies (HTTPS_PROXY), then run the same command again."
+    return ""
 
 
 def _verb(words: Sequence[str]) -> str:

@@ -105,7 +105,7 @@ def test_branches_and_commits_that_are_none(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_asked_again_later(tmp_path: Path) -> None:
-    with pytest.raises(TryAgainError, match="git fetch has failed"):
+    with pytest.raises(TryAgainError, match="(?s)git fetch has failed.*Check the network"):
         git.fetch("http://127.0.0.1:9/x", "master", None, tmp_path / "bare")
 
 
@@ -156,7 +156,7 @@ def test_a_server_that_wants_a_password_is_given_none(tmp_path: Path, monkeypatc
         monkeypatch.setenv(name, str(asker))
     with Answers() as server:
         server.answer = lambda path, headers: (401, {"WWW-Authenticate": 'Basic realm="here"'}, b"")
-        with pytest.raises(InvalidError, match="(?i)could not read username|authentication failed"):
+        with pytest.raises(InvalidError, match="private: git knows no login"):
             git.fetch(f"{server.url}/x", "master", None, tmp_path / "bare")
     assert not (tmp_path / "asked").exists()
 
