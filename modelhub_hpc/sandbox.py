@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -32,6 +34,8 @@ from modelhub_hpc.kept import Kept
 from modelhub_hpc.launch import SessionSpec
 from modelhub_hpc.runfolder import storage
 
+log = logging.getLogger(__name__)
+
 PORT = 8888  # the first that is tried where none is named
 _LARGE = 16 * 2**20  # bytes; a larger file is shown read-only instead of copied, unless the copy is kept
 _SOCKET = "jupyter.sock"
@@ -41,25 +45,17 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Place:
-    """Where somebody works: a model, its image, and the folders to see. keep: where the copy stays, if it does."""
+    """Where somebody works: a model, its image, and the folders to see.
 
+    asked: the model as the user named it; keep: where the copy stays, if it does.
+    """
+
+    asked: str
     model: Contribution
     image: Image
     site: SiteConfig
     data: Path | None
     keep: Path | None
-
-
-@dataclass(frozen=True)
-class Jupyter:
-    """A server that answers on this machine."""
-
-    port: int
-    token: str
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/?token={self.token}"
 
 
 def place(model: str, image: str | None, site: SiteConfig, data: Path | None, keep: Path | None) -> Place:
@@ -71,7 +67,9 @@ def place(model: str, image: str | None, site: SiteConfig, data: Path | None, ke
         raise UsageError(f"--data {shown(data)}: there is no such folder.")
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise UsageError(f"--keep {shown(keep)} exists already. Choose a new folder, or remove it.")
-    return Place(entry, found, site, data, keep)
+    if entry.needs.network and not site.allow_network:
+        log.warning("There will be no network (--allow-network), which %s needs: %s", entry.name, entry.needs.network)
+    return Place(model, entry, found, site, data, keep)
 
 
 def shell(place: Place, command: Sequence[str], terminal: str) -> int:
@@ -92,33 +90,45 @@ def shell(place: Place, command: Sequence[str], terminal: str) -> int:
 
 
 @contextlib.contextmanager
-def jupyter(place: Place, port: int | None) -> Iterator[tuple[Jupyter, Serve]]:
-    """A Jupyter server in the model's image, and the function that passes a browser's connections on to it.
+def jupyter(place: Place, port: int | None) -> Iterator[Jupyter]:
+    """A Jupyter server in the model's image.
 
     port: of this machine; None for PORT, or any that is free. Raises InvalidError where the image has no Jupyter.
     """
     with _listener(port) as listener, _prepared(place) as (spec, scratch, shows):
         argv = [spec.interpreter, "/framework/start.py", "sandbox", "--socket", f"/home/model/{_SOCKET}"]
-        log = scratch / "log"
-        with open(log, "wb") as stream, open(os.devnull, "rb") as nothing:
+        log_file = scratch / "log"
+        with open(log_file, "wb") as stream, open(os.devnull, "rb") as nothing:
             streams = {"stdin": nothing, "stdout": stream, "stderr": stream}
             kept = _start(spec, scratch, argv, shows, "dumb", start_new_session=True, **streams)
         try:
-            token = _await_token(kept, scratch / "home" / _RUNTIME, log, place)
-            yield Jupyter(listener.getsockname()[1], token), Serve(listener, scratch / "home", kept)
+            token = _await_token(kept, scratch / "home" / _RUNTIME, log_file, place)
+            yield Jupyter(listener, token, scratch / "home", kept)
         finally:
             kept.end()
 
 
 @dataclass(frozen=True)
-class Serve:
-    """Pass connections on until the server has ended."""
+class Jupyter:
+    """A server that listens in its container. folder: where its socket file is."""
 
     listener: socket.socket
+    token: str
     folder: Path
     kept: Kept
 
-    def __call__(self) -> None:
+    @property
+    def port(self) -> int:
+        """Of this machine."""
+        number: int = self.listener.getsockname()[1]
+        return number
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/?token={self.token}"
+
+    def serve(self) -> None:
+        """Pass connections on until the server has ended."""
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
@@ -142,6 +152,8 @@ class Serve:
             os.close(folder)
         with contextlib.suppress(OSError):
             await asyncio.gather(_pour(reader, there[1]), _pour(there[0], writer))
+        for each in (writer, there[1]):
+            each.close()
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,7 +218,7 @@ def _listener(port: int | None) -> Iterator[socket.socket]:
         yield listener
 
 
-def _await_token(kept: Kept, runtime: Path, log: Path, place: Place) -> str:
+def _await_token(kept: Kept, runtime: Path, log_file: Path, place: Place) -> str:
     """The token of the server, once it listens: Jupyter writes a file then."""
     deadline = time.monotonic() + place.site.start_timeout_s
     while time.monotonic() < deadline:
@@ -216,23 +228,23 @@ def _await_token(kept: Kept, runtime: Path, log: Path, place: Place) -> str:
                 if re.fullmatch("[A-Za-z0-9_-]{16,}", token):
                     return token
         if kept.ended(_POLL_S):
-            raise _no_server(kept, log, place)
+            raise _no_server(kept, log_file, place)
     raise TryAgainError(
-        f"Jupyter does not answer within {place.site.start_timeout_s:.0f} s (--start-timeout).\n{_tail(log)}"
+        f"Jupyter does not answer within {place.site.start_timeout_s:.0f} s (--start-timeout).\n{_tail(log_file)}"
     )
 
 
-def _no_server(kept: Kept, log: Path, place: Place) -> InvalidError:
-    words = _tail(log)
+def _no_server(kept: Kept, log_file: Path, place: Place) -> InvalidError:
+    words = _tail(log_file)
     code = kept.end().get("code")
     if code == EXIT_UNFIT:
         return InvalidError(
             f"The image {shown(place.image.name)} has no Jupyter, which the sandbox needs.\n"
-            f"Work in a shell:  mh-hpc shell {shown(place.model.path)}\n"
+            f"Work in a shell:  mh-hpc shell {shlex.quote(shown(place.asked))}\n"
             "or name an image that has Jupyter and what this model needs:  --image NAME|FILE"
         )
     return InvalidError(f"Jupyter did not start (exit code {code}).\n{words}\n{apptainer.mend(words)}")
 
 
-def _tail(log: Path) -> str:
-    return log.read_bytes()[-4000:].decode(errors="replace").strip()
+def _tail(log_file: Path) -> str:
+    return log_file.read_bytes()[-4000:].decode(errors="replace").strip()

@@ -54,16 +54,16 @@ def sandbox(model: str, port: int | None, as_json: bool, **given: Any) -> int:
     voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
     place = _place(model, **given)
     try:
-        with jupyter(place, port) as (server, serve):
+        with jupyter(place, port) as server:
             _tell(place, server, voice)
-            serve()
+            server.serve()
     except KeyboardInterrupt:
         pass  # which is how it is meant to end
     voice.say("\nThe sandbox is closed." + (f" Your copy: {one_line(place.keep)}" if place.keep else ""))
     return EXIT_DONE
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @click.argument("model")
 @click.argument("command", nargs=-1)
 @_place_options

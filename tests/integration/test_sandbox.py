@@ -266,8 +266,13 @@ def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: Path) -> None:
         assert {"inference.py", "sample_data"} <= names
         told = asyncio.run(run_code(facts, NOTEBOOK))
         assert told == "/contrib_src [128.0]\noffline: Network is unreachable\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LIMIT_S) == 0
+        with socket.create_connection(("127.0.0.1", facts["port"])) as waiting:
+            waiting.sendall(b"GET /api HTTP/1.1\r\n")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT_S) == 0
+    said = (desk.scratch.parent / "log").read_text()
+    assert "The sandbox is closed. Your copy: " in said and "Traceback" not in said
+    assert facts["url"] in said and facts["ssh"] in said and "It has no network" in said
     assert (kept / "sample_data/mine.txt").read_text() == "new"
     assert not (desk.model / "contrib_src/sample_data/mine.txt").exists() and desk.leaves_nothing()
 
@@ -292,7 +297,8 @@ class opened:
 
     def __enter__(self) -> tuple[dict[str, Any], subprocess.Popen[bytes]]:
         command = self.desk.argv("sandbox", self.desk.model, "--json", *self.words)
-        self.process = subprocess.Popen(command, env=self.desk.env, stdout=subprocess.PIPE)
+        self.log = open(self.desk.scratch.parent / "log", "wb")
+        self.process = subprocess.Popen(command, env=self.desk.env, stdout=subprocess.PIPE, stderr=self.log)
         assert self.process.stdout is not None
         text = b""
         while not text.endswith(b"}\n"):
@@ -302,6 +308,7 @@ class opened:
         return json.loads(text), self.process
 
     def __exit__(self, *_: object) -> None:
+        self.log.close()
         self.process.kill()
         self.process.communicate()
 
