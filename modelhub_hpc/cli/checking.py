@@ -13,7 +13,7 @@ import click
 
 from modelhub_hpc import config
 from modelhub_hpc.cli.options import site_flags, site_options
-from modelhub_hpc.cli.output import MARKS, Voice, number, one_line
+from modelhub_hpc.cli.output import MARKS, Voice, many_lines, number, one_line
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
@@ -76,6 +76,7 @@ def _facts(report: Report) -> dict[str, Any]:
 
 _FOR_TESTS = ("runtime", "case_timeout_s", "start_timeout_s", "mem_mb", "gpu")
 _EVIDENCE = 12  # lines of a traceback
+_NAMED = 3  # samples with the same problem
 
 
 @click.command()
@@ -119,8 +120,9 @@ def _show(report: trial.Report, update: bool, voice: Voice) -> None:
     rows = ((MARKS[check.ok], check.name, one_line(check.detail, 90)) for check in report.checks)
     voice.columns(rows)
     for check in report.checks:
-        for problem in check.problems:
-            voice.warn("\n".join(_problem_lines(problem)))
+        for what in dict.fromkeys(problem.what for problem in check.problems):
+            alike = [problem for problem in check.problems if problem.what == what]
+            voice.warn("\n".join(_problem_lines(alike)))
     for path in report.written:
         voice.say(f"wrote {one_line(path)}")
     if update and len(report.written) < 2:
@@ -130,11 +132,14 @@ def _show(report: trial.Report, update: bool, voice: Voice) -> None:
     voice.say(f"{name}: {number(failed, 'check')} failed." if failed else f"{name}: all is well.")
 
 
-def _problem_lines(problem: Problem) -> Iterator[str]:
-    about = f"{problem.check}, {one_line(problem.sample)}" if problem.sample else problem.check
-    yield f"{about}: {one_line(problem.what)}"
-    yield f"    {one_line(problem.mend)}"
-    yield from (f"    | {one_line(line)}" for line in problem.evidence.strip().splitlines()[-_EVIDENCE:])
+def _problem_lines(alike: list[Problem]) -> Iterator[str]:
+    """One problem, though several samples have it."""
+    first, samples = alike[0], list(dict.fromkeys(problem.sample for problem in alike if problem.sample))
+    more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
+    about = ", ".join([first.check, *map(one_line, samples[:_NAMED])])
+    yield f"{about}{more}: {one_line(first.what)}"
+    yield f"    {one_line(first.mend)}"
+    yield from (f"    | {line}" for line in many_lines(first.evidence).strip().splitlines()[-_EVIDENCE:])
 
 
 def _trial_facts(report: trial.Report) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class _Trial:
         usual = expected.USUAL if update else EXACT
         self._tolerance = {name: each.tolerance if each else usual for name, each in wanted.items()}
         self._observe = observe
-        self._made = self._peak_mb = 0
+        self._made = self._failed = self._peak_mb = 0
         self._seconds: list[float] = []
         self._start_s, self._engine = 0.0, ""
 
@@ -135,8 +135,8 @@ class _Trial:
     def run(self) -> None:
         before = _state(self._model.contrib_src)
         with self._session("starts", None) as session:
-            if self._pass(session, self._compare_with_promises, "predicts"):
-                self._pass(session, self._compare_again, "predicts")
+            if self._pass(session, self._samples, self._compare_with_promises, "predicts"):
+                self._pass(session, self._sound(), self._compare_again, "predicts")
         if self.first:
             self._as_another()
         changed = {path for path, _ in _state(self._model.contrib_src).items() ^ before.items()}
@@ -146,7 +146,11 @@ class _Trial:
         count = len(self._samples)
         self.tally.predicted = len(self.first)
         self.tally.details["predicts"] = f"{len(self.first)} of {count} samples"
-        self.tally.details["expected"] = f"{self.tally.counts['expected']} of {count} samples have expected outputs"
+        self.tally.details["expected"] = f"{self.tally.counts['expected']} of {count} samples were compared with what is expected"
+
+    def _sound(self) -> list[Sample]:
+        """The samples whose first prediction did not fail."""
+        return [each for each in self._samples if each.name in self.first]
 
     # -- predictions ------------------------------------------------------------------------------------------------
 
@@ -182,23 +186,25 @@ class _Trial:
         spec = SessionSpec.of(self._site, self._model, *place, gpus=config.gpus(self._site)[:1])
         return dataclasses.replace(spec, network=False, mem_mb=spec.mem_mb or _NO_LIMIT_MB, stranger=stranger)
 
-    def _pass(self, session: Session | None, judge: Callable[[Sample, Reply], None], check: str) -> bool:
-        """Predict all samples, one after the other; False where one ended the session: those after it are not tried."""
+    def _pass(
+        self, session: Session | None, samples: Sequence[Sample], judge: Callable[[Sample, Reply], None], check: str
+    ) -> bool:
+        """Predict samples, one after the other; False where one ended the session: those after it are not tried."""
         if session is None:
             return False
-        waiting = collections.deque(self._samples)
+        waiting = collections.deque(samples)
         try:
-            for reply in session.predict(self._request(session, sample) for sample in self._samples):
+            for reply in session.predict(self._request(session, sample) for sample in samples):
                 sample = waiting.popleft()
                 if reply.error is None:
                     judge(sample, reply)
                 else:
                     kind = "outputs" if reply.kind == "output" else check
                     self.tally.failed(kind, sample.name, reply.error, reply.traceback)
-                self._tell()
+                self._tell(reply.error is not None)
         except SessionError as error:
             self.tally.failed(check, waiting[0].name, str(error), error.evidence.text())
-            self._tell()
+            self._tell(failed=True)
             return False
         return True
 
@@ -211,9 +217,10 @@ class _Trial:
             return session.aliases.visible((("", str(path)),))[0][1]
         return f"/contrib_src/{path.relative_to(self._model.contrib_src)}"
 
-    def _tell(self) -> None:
+    def _tell(self, failed: bool) -> None:
         self._made += 1
-        self._observe(self._made, len(self.tally.problems), PASSES * len(self._samples))
+        self._failed += failed
+        self._observe(self._made, self._failed, PASSES * len(self._samples))
 
     def _as_another(self) -> None:
         """The third prediction of each sample, in another process and, where that can be had, of another user."""
@@ -224,13 +231,13 @@ class _Trial:
                 self.tally.counts["another user"] += 1
                 return
         with self._session("repeats", None) as session:
-            self._pass(session, self._compare_with_first, "repeats")
+            self._pass(session, self._sound(), self._compare_with_first, "repeats")
 
     def _as_stranger(self, stranger: Stranger) -> bool:
         """False where no container starts as another user."""
         try:
             with self._session("another user", stranger) as session:
-                self._pass(session, self._compare_with_first, "another user")
+                self._pass(session, self._sound(), self._compare_with_first, "another user")
         except StartError as error:
             if error.evidence.code != _APPTAINER_FAILED:
                 raise
@@ -256,9 +263,7 @@ class _Trial:
         self._compare_with_first(sample, reply)
 
     def _compare_with_first(self, sample: Sample, reply: Reply) -> None:
-        outputs, before = seen.keep(reply.outputs), self.first.get(sample.name)
-        if before is None:
-            return  # the first prediction failed, which has been said
+        outputs, before = seen.keep(reply.outputs), self.first[sample.name]
         self.tally.counts["repeats"] += 1
         if any(expected.differences(outputs, before, EXACT)):
             self.tally.details["repeats"] = "within the tolerance, in one process and in two"

@@ -24,6 +24,7 @@ CHECKS = (
 )
 _OF_CONTAINERS = ("offline", "read-only", "no root", "another user")
 _COUNTED = ("expected", "repeats", "another user")  # which hold only if something was compared
+_TOLD = ("expected", "another user")  # why they were not tried
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,17 @@ class Tally:
         reason = reasons.find(f"{error}\n{evidence}") if self.contained else None
         reason = reason or Reason(check, error, "The traceback says where.")
         if check == "another user":
-            reason = Reason(check, f"works for you, but not for another user: {reason.what}", reason.mend)
-        elif reason.check != check:
-            self.add(check, sample, error, reason.mend, evidence)
-        self.add(reason.check, sample, reason.what, reason.mend, evidence)
+            self.add(check, sample, f"works for you, but not for another user: {reason.what}", reason.mend, evidence)
+            return
+        self.add(check, sample, error, reason.mend, evidence)
+        if reason.check != check:
+            self.add(reason.check, sample, reason.what, reason.mend)
 
     def checks(self) -> Iterator[Check]:
         for name in CHECKS:
             problems = tuple(each for each in self.problems if each.check == name)
             ok = self._holds(name) if not problems else False
-            told = self.details.get(name, "") if ok or name in _COUNTED else "not tried"
+            told = self.details.get(name, "not tried") if ok or name in _TOLD else "not tried"
             yield Check(name, ok, problems[0].what if problems else told, problems)
 
     def _holds(self, name: str) -> bool | None:
