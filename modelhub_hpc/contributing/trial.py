@@ -146,7 +146,7 @@ class _Trial:
         count = len(self._samples)
         self.tally.predicted = len(self.first)
         self.tally.details["predicts"] = f"{len(self.first)} of {count} samples"
-        self.tally.details["expected"] = f"{self.tally.counts['expected']} of {count} samples were compared with what is expected"
+        self.tally.details["expected"] = f"{self.tally.counts['expected']} of {count} samples were compared"
 
     def _sound(self) -> list[Sample]:
         """The samples whose first prediction did not fail."""
