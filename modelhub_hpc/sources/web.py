@@ -36,7 +36,7 @@ class Interrupted(TryAgainError):
 
 
 class PatientAdapter(requests.adapters.HTTPAdapter):
-    """No request of anybody waits for ever."""
+    """No request of anybody waits for ever; one that is cut off before its answer begins is sent once more."""
 
     def __init__(self, patience: Patience) -> None:
         self._times = (patience.connect_s, patience.read_s)
@@ -44,7 +44,12 @@ class PatientAdapter(requests.adapters.HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         options["timeout"] = options.get("timeout") or self._times
-        return super().send(request, **options)
+        try:
+            return super().send(request, **options)
+        except requests.ConnectionError as error:
+            if request.method != "GET" or not _was_cut_off(error):
+                raise
+            return super().send(request, **options)
 
 
 class PatientSession(requests.Session):
@@ -93,6 +98,14 @@ def persevere(
             if failures >= patience.tries or ended.is_set():
                 raise
             ended.wait(min(patience.pause_s * 2**failures, _LONGEST_PAUSE_S))
+
+
+def _was_cut_off(error: BaseException) -> bool:
+    """Whether the server hung up, as busy ones do: no refusal, and nothing that was waited for."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ConnectionResetError):
+        inner = inner.__cause__ or inner.__context__
+    return inner is not None
 
 
 def _failure(host: str, error: requests.RequestException) -> ModelHubError:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from dockerimages import save_layout
 from pulling import (
     BYTES,
@@ -45,6 +46,7 @@ from modelhub_hpc import apptainer, sources
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UsageError
 from modelhub_hpc.sources import credentials, reference
 from modelhub_hpc.sources.distribution import Remote
+from modelhub_hpc.sources.web import PatientSession
 
 __all__ = ["home", "layout", "place", "registry"]
 
@@ -300,6 +302,19 @@ def test_a_login_that_another_program_keeps(
     assert f"the credential helper of {config}" in refused(locked.address, InvalidError)
     config.write_text(json.dumps({"credsStore": "absent"}))
     assert "to nobody without a login" in refused(locked.address, InvalidError)
+
+
+def test_a_server_that_hangs_up_is_asked_once_more() -> None:
+    class HangsUp(Answers):
+        def answer(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+            if len(self.asked) < int(path[1:]):
+                raise ConnectionAbortedError
+            return 200, {}, b"here"
+
+    with HangsUp() as server, PatientSession(QUICK) as session:
+        assert session.get(f"{server.url}/2").content == b"here"
+    with HangsUp() as server, PatientSession(QUICK) as session, pytest.raises(requests.ConnectionError):
+        session.get(f"{server.url}/3")
 
 
 def test_a_wrong_login(locked: RegistryServer, home: Path, tmp_path: Path) -> None:
