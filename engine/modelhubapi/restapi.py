@@ -58,9 +58,9 @@ class ModelHubRESTAPI(object):
         from . import routes
         self.limits = RestLimits(**limits)
         self.api = ModelHubAPI(model, contrib_src_dir)
-        self.working_folder = _working_folder()
-        # where models look that predict whatever they find; nothing is shown in folders that are not made for it
-        self.shown_in = WORKING if self.working_folder == WORKING else None
+        # requests are kept out of /working, where some models predict whatever they find: they find their input
+        self.working_folder = tempfile.gettempdir()
+        self.shown_in = WORKING if os.access(WORKING, os.W_OK | os.X_OK) else None
         self.host, self.port = host, port
         self.max_upload_bytes = int(self.limits.max_upload_mb * MEGABYTE)
         self._inference = threading.Lock()
@@ -235,11 +235,6 @@ def _strict(answer):
         except outputs.OutputError as error:
             raise RequestError(as_text(error_line(error)))
     return dict(answer, notes=notes) if notes else answer
-
-
-def _working_folder():
-    """Return /working, which ModelHub's images have, or a temporary folder where it can't be written."""
-    return WORKING if os.access(WORKING, os.W_OK | os.X_OK) else tempfile.gettempdir()
 
 
 def _is_inside(path, folder):

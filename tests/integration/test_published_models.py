@@ -1,4 +1,4 @@
-"""Every published model's ways through the engine, unchanged: by the Python API, and in runs."""
+"""Every published model's ways through the engine, unchanged: by the Python API, by HTTP, and in runs."""
 
 from __future__ import annotations
 
@@ -34,23 +34,51 @@ REFUSED = {
     "mic-dkfz-brats": (5, "runs on a GPU only"),
 }
 
-# what a notebook does with each model's sample, in a process of its own; arrays as notebooks read them
+# what a notebook and a client do with each model's sample, in a process of its own; arrays as they read them
 ASK = """
 import base64, io, json, os, shutil, sys, zlib
 import h5py, numpy
 from modelapi import model
-sample = sys.argv[1]
-if sys.argv[2] == "cxr-risk":
-    shutil.copy(sample, "/working")
-result = model.predict(sample)
-for output in result.get("output", []):
-    given = output["prediction"]
-    if hasattr(given, "startswith"):
-        with h5py.File(given.replace("api", "", 1), "r") as stream:
-            array, buffer = stream[output["name"]][()], io.BytesIO()
-        numpy.save(buffer, array)
-        output["array"] = base64.b64encode(zlib.compress(buffer.getvalue(), 1)).decode("ascii")
-print("ANSWER " + json.dumps({sys.argv[2]: result}))
+from modelhubapi import ModelHubRESTAPI
+
+sample, name = sys.argv[1:]
+client = ModelHubRESTAPI(model.model, model.contrib_src_dir).app.test_client()
+
+def by_the_api():
+    if name == "cxr-risk":
+        shutil.copy(sample, "/working")
+    return model.predict(sample)
+
+def by_http():
+    if sample.endswith(".json"):
+        reply = client.get("/api/predict_sample?filename=" + os.path.basename(sample))
+    else:
+        with open(sample, "rb") as stream:
+            reply = client.post("/api/predict", data={"file": (stream, os.path.basename(sample))})
+    return json.loads(reply.data.decode("utf-8"))
+
+def path_of(prediction):
+    if prediction.startswith("api/"):
+        return prediction.replace("api", "", 1)
+    with open("/tmp/array.h5", "wb") as stream:
+        stream.write(client.get(prediction[prediction.index("/api/"):]).data)
+    return "/tmp/array.h5"
+
+def with_arrays(result):
+    for output in result.get("output", []):
+        if hasattr(output["prediction"], "startswith"):
+            with h5py.File(path_of(output["prediction"]), "r") as stream:
+                array, buffer = stream[output["name"]][()], io.BytesIO()
+            numpy.save(buffer, array)
+            output["array"] = base64.b64encode(zlib.compress(buffer.getvalue(), 1)).decode("ascii")
+    return result
+
+answers = {}
+for way, ask in (("api", by_the_api), ("http", by_http)):
+    for left in os.listdir("/working"):
+        os.remove("/working/" + left)
+    answers[way] = with_arrays(ask())
+print("ANSWER " + json.dumps({name: answers}))
 """
 ASK_ALL = """
 import json, subprocess, sys
@@ -80,11 +108,11 @@ class Zoo:
         self._asked = {generation: pool.submit(self._ask, generation) for generation in set(self.of.values())}
         self._runs = {name: pool.submit(self._submit, name) for name in self.models}
 
-    def api(self, name: str) -> dict[str, Any]:
-        """What the Python API answers for the sample."""
+    def asked(self, name: str, way: str) -> dict[str, Any]:
+        """What the Python API ("api") or the REST interface ("http") answers for the sample."""
         answers = self._asked[self.of[name]].result()
-        assert name in answers, answers
-        answer: dict[str, Any] = answers[name]
+        assert name in answers, answers.get("said", answers.keys())
+        answer: dict[str, Any] = answers[name][way]
         return answer
 
     def run(self, name: str) -> tuple[Site, Ended]:
@@ -113,7 +141,7 @@ class Zoo:
         answers = {}
         for line in lines:
             answers.update(json.loads(line.removeprefix("ANSWER ")))
-        return answers or {"said": done.stdout[-2000:] + done.stderr[-4000:]}
+        return {**answers, "said": done.stdout[-2000:] + done.stderr[-4000:]}
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +172,11 @@ def test_there_is_a_stand_in_for_every_published_model() -> None:
     assert len(flat) == 17 and not flat & {"lfb-rwth-brats", "deepscan-brats", "mic-dkfz-brats"}
 
 
+@pytest.mark.parametrize("way", ["api", "http"])
 @pytest.mark.parametrize("name", MODELS)
-def test_by_the_python_api(zoo: Zoo, name: str) -> None:
+def test_by_the_interfaces_of_old(zoo: Zoo, name: str, way: str) -> None:
     model = zoo.models[name]
-    result = zoo.api(name)
+    result = zoo.asked(name, way)
     assert "output" in result, result
     assert result["model"]["id"] == model.entry["id"] and result["processing_time"] >= 0
     config = configuration(model.entry)["model"]["io"]["output"]
@@ -157,7 +186,8 @@ def test_by_the_python_api(zoo: Zoo, name: str) -> None:
         given = array_of(output["array"]) if is_array else output["prediction"]
         same(given, expected)
         assert output["shape"] == (list(expected.shape) if is_array else [len(expected)])
-        assert not is_array or output["prediction"].startswith("api/output/")
+        start = "api/output/" if way == "api" else "http://localhost/api/output/"
+        assert not is_array or output["prediction"].startswith(start)
 
 
 @pytest.mark.parametrize("name", MODELS)
