@@ -123,6 +123,20 @@ def read_init(path: Path) -> dict[str, Any]:
     return _json(path / "init/init.json")
 
 
+def file_place(given: str) -> str | None:
+    """Where a dest_file_path of init.json lies in a contribution's folder: contrib_src/...; None if anywhere else.
+
+    >>> file_place("/contrib_src/model/a.h5"), file_place("contrib_src/model/a.h5/")
+    ('contrib_src/model/a.h5', 'contrib_src/model/a.h5')
+    >>> file_place("contrib_src/../../a"), file_place("/etc/passwd"), file_place("contrib_src")
+    (None, None, None)
+    """
+    path = given.strip("/")
+    parts = path.split("/")
+    plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
+    return path if plain and len(parts) > 1 and parts[0] == "contrib_src" else None
+
+
 def _inputs(given: Mapping[str, Any]) -> tuple[InputSpec, ...]:
     """Both forms of config.json: flat (format and dim_limits at the top) and nested (an object per input)."""
     named = [_input(key, value) for key, value in given.items() if isinstance(value, dict)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from modelhub_hpc.contribution import file_place
 from modelhub_hpc.contributing.findings import Finding, error, warning
 from modelhub_hpc.errors import UsageError
 from modelhub_hpc.images.image import parse
@@ -49,20 +49,9 @@ def destinations(folder: Path) -> set[str]:
     """The paths, within the contribution, of its files that lie elsewhere; nothing of what is wrong."""
     try:
         listed = json.loads((folder / INIT).read_bytes())["external_contrib_files"]
-        return {place for each in listed if (place := confined(each["dest_file_path"]))}
+        return {place for each in listed if (place := file_place(each["dest_file_path"]))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
-
-
-def confined(given: str) -> str | None:
-    """The path within a contribution that a dest_file_path names; None for one that leaves contrib_src.
-
-    >>> confined("/contrib_src/model/a.h5"), confined("contrib_src/../../a"), confined("/etc/passwd")
-    ('contrib_src/model/a.h5', None, None)
-    """
-    place = given.strip("/")
-    plain = posixpath.normpath(place) == place and place.isprintable() and "\\" not in place
-    return place if plain and PurePosixPath(place).parts[0] == "contrib_src" and "/" in place else None
 
 
 def _keys(given: Mapping[str, Any]) -> Iterator[Finding]:
@@ -93,7 +82,7 @@ def _external(path: str, given: Any, folder: Path) -> Iterator[Finding]:
         return
     address = list(_address(f"{path}.src_url", given["src_url"]))
     yield from address
-    place = confined(given["dest_file_path"])
+    place = file_place(given["dest_file_path"])
     if place is None:
         what = f"{path}.dest_file_path is {given['dest_file_path']!r}, which leads out of contrib_src"
         mend = "Name a file below contrib_src, without '..': contrib_src/model/FILE."

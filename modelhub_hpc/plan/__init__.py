@@ -119,7 +119,7 @@ def safe_name(text: str, longest: int = 40) -> str:
     """Any text as part of a file's, a job's or a script's name.
 
     >>> safe_name("U-Net/v2"), safe_name("../$(rm x)")
-    ('U-Net_v2', '_.__rm_x_')
+    ('U-Net_v2', '_.___rm_x_')
     """
     return _plain(text)[:longest]
 

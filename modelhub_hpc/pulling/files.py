@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelhub_hpc.contribution import file_place
 from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.models.entry import File
 
@@ -36,15 +37,9 @@ def needed(tree: Path, init: dict[str, Any], known: Sequence[File]) -> list[File
 
 
 def confined(text: str) -> str:
-    """A path of init.json as one that is relative to the model's folder: contrib_src/...; InvalidError for all others.
-
-    >>> confined("/contrib_src/model/model.h5"), confined("contrib_src/model/model.h5/")
-    ('contrib_src/model/model.h5', 'contrib_src/model/model.h5')
-    """
-    path = text.strip("/")
-    parts = path.split("/")
-    plain = path.isprintable() and "\\" not in path and not {"", ".", ".."} & set(parts)
-    if not plain or len(parts) < 2 or parts[0] != "contrib_src":
+    """A path of init.json as one that is relative to the model's folder; InvalidError outside contrib_src."""
+    path = file_place(text)
+    if path is None:
         raise InvalidError(
             f"'{shown(text)}' is no place for a file of a model: it must be below contrib_src/, and without '..'."
         )
