@@ -19,6 +19,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # Images as published in 2018: 2.7 can be made anywhere, 3.6 where this machine has that Python
 LEGACY := $(BUILD)/legacy-2.7.tar
+# What published images have beside their framework: the last notebook of their kind, for the Python of our image
+JUPYTER := "notebook==6.5.7" "jupyter_client<8" "jupyter_server<3"
 # What only tests need: a container registry, and a SLURM
 TEST_TOOLS := $(BUILD)/tools
 TEST_CLUSTER := PATH="$(abspath $(TEST_TOOLS))/slurm/usr/bin:$(abspath $(TEST_TOOLS))/slurm/usr/sbin:$$PATH" \
@@ -36,6 +38,7 @@ else
 test: $(VENV)/.tests $(TEST_TOOLS)
 	if command -v apptainer > /dev/null; then $(MAKE) image; \
 	  $(MAKE) $(LEGACY) || echo "Without an image of 2018: its tests are skipped."; \
+	  $(MAKE) $(BUILD)/jupyter || echo "Without Jupyter: its tests are skipped."; \
 	else echo "Without Apptainer: its tests are skipped."; fi
 	tests/run.sh $(BIN)/python $(TESTS)
 
@@ -68,6 +71,11 @@ bench: $(VENV)/.tests $(TEST_TOOLS) image
 	$(BIN)/python benchmarks/soak.py --cases 1000
 	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
 	$(BIN)/python benchmarks/start.py
+
+$(BUILD)/jupyter: | $(VENV)/.ready
+	rm -rf $@.part
+	$(BIN)/python -m pip install --quiet --target $@.part --python-version 3.11 --only-binary=:all: --no-compile $(JUPYTER)
+	mv $@.part $@
 
 image: $(BUILD)/image.ready
 

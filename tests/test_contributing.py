@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from grounds import REPO
 
 from modelhub_hpc import cli, contribution
 from modelhub_hpc.config import SiteConfig
-from modelhub_hpc.contributing import configs, phantoms, references, scaffold
+from modelhub_hpc.contributing import configs, phantoms, scaffold
 from modelhub_hpc.contributing.publish import Given, Published, publish
 from modelhub_hpc.contributing.validate import validate
 from modelhub_hpc.errors import InvalidError, UsageError
@@ -145,12 +143,6 @@ def test_its_check_asks_what_to_install_where_mh_hpc_is_missing(tmp_path: Path) 
 )
 def test_every_file_of_the_template_is_carried_by_a_package(template: Path) -> None:
     assert not any(part.startswith(".") for part in template.relative_to(REPO).parts)
-
-
-@pytest.mark.parametrize("module", [scaffold, references], ids=lambda module: module.__name__)
-def test_examples_in_docstrings_hold(module: ModuleType) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
 
 
 def test_an_image_is_known_for_every_environment() -> None:

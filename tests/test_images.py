@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import hashlib
 import json
 import os
@@ -23,7 +22,6 @@ from modelhub_hpc import cli, images, sif
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, UsageError
 from modelhub_hpc.images import Image, integrity, records, store, sweep, transfer
-from modelhub_hpc.images import image as naming
 
 DIGEST = "sha256:" + "d" * 64
 TREE = "sha256:" + "e" * 64
@@ -71,11 +69,6 @@ def names(folder: Path) -> set[str]:
 
 
 # -- names and records ------------------------------------------------------------------------------------------------
-
-
-def test_the_examples_in_the_docstrings() -> None:
-    found = doctest.testmod(naming)
-    assert found.attempted and not found.failed
 
 
 def test_a_published_image_is_found_with_all_that_is_known(site: SiteConfig) -> None:

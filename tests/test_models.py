@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import doctest
-import importlib
 import json
 import os
 import re
@@ -523,9 +521,3 @@ def test_bibtex_of_the_authors_is_left_as_it_is_and_hostile_text_ends_no_field()
 
 def test_a_model_without_a_publication_has_no_citation() -> None:
     assert citation.bibtex(entry.parse(copy.deepcopy(data(reference=None)), "x")) is None
-
-
-@pytest.mark.parametrize("name", ["schemas", "models.pulled", "cli.card"])
-def test_the_examples_in_docstrings(name: str) -> None:
-    done = doctest.testmod(importlib.import_module(f"modelhub_hpc.{name}"))
-    assert done.attempted and not done.failed

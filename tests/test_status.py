@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
 import json
 import os
 import pty
@@ -19,7 +18,6 @@ import pytest
 from runkit import Cluster, Here, SlurmRun, eventually, local_run, patient, rows, shut
 
 from modelhub_hpc import owner
-from modelhub_hpc.cli import runs, status
 from modelhub_hpc.record import RunPaths, replace_json
 
 NO_SLURM = str(Path(sys.executable).parent)  # as a PATH
@@ -32,12 +30,6 @@ def mh(tmp_path: Path) -> Here:
 
 def on(cluster: Cluster, folder: Path) -> Here:
     return Here(folder, cluster.environment())
-
-
-@pytest.mark.parametrize("module", [runs, status])
-def test_examples_in_docstrings(module: object) -> None:
-    found = doctest.testmod(module)  # type: ignore[arg-type]
-    assert (found.failed, found.attempted > 0) == (0, True)
 
 
 # ---- which run
