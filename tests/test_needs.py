@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,6 @@ def test_a_model_that_needs_a_gpu(
         needs.check(needy, SiteConfig(gpu="off"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     needs.check(needy, SiteConfig())
-    monkeypatch.setattr(logging.getLogger("modelhub_hpc"), "propagate", True)
     needs.check(needy, SiteConfig(executor="slurm", gres="gpu:1"))
     assert not caplog.records
     needs.check(needy, SiteConfig(executor="slurm"))
