@@ -1,5 +1,6 @@
 # make demo   set-up, image, and the main job on 899 real images
 # make test   set-up and all tests (as root: as an unprivileged user)
+# make jupyter  the image with Jupyter in it, for mh-hpc sandbox
 # make check  style and types
 # make cluster, cluster-stop   a real SLURM with three nodes on this machine, as you
 # make engine-matrix, engine-images   the engine's tests under every Python here, and inside legacy images
@@ -19,14 +20,12 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # Images as published in 2018: 2.7 can be made anywhere, 3.6 where this machine has that Python
 LEGACY := $(BUILD)/legacy-2.7.tar
-# What published images have beside their framework: the last notebook of their kind, for the Python of our image
-JUPYTER := "notebook==6.5.7" "jupyter_client<8" "jupyter_server<3"
 # What only tests need: a container registry, and a SLURM
 TEST_TOOLS := $(BUILD)/tools
 TEST_CLUSTER := PATH="$(abspath $(TEST_TOOLS))/slurm/usr/bin:$(abspath $(TEST_TOOLS))/slurm/usr/sbin:$$PATH" \
   $(or $(PYTHON),python3) slurm/testcluster/testcluster.py
 
-.PHONY: demo test check image tools engine-matrix engine-images bench cluster cluster-stop clean
+.PHONY: demo test check image jupyter tools engine-matrix engine-images bench cluster cluster-stop clean
 
 demo: tools $(VENV)/.ready
 	hpc/demo.sh $(BUILD) $(IMAGE)
@@ -38,7 +37,7 @@ else
 test: $(VENV)/.tests $(TEST_TOOLS)
 	if command -v apptainer > /dev/null; then $(MAKE) image; \
 	  $(MAKE) $(LEGACY) || echo "Without an image of 2018: its tests are skipped."; \
-	  $(MAKE) $(BUILD)/jupyter || echo "Without Jupyter: its tests are skipped."; \
+	  $(MAKE) jupyter || echo "Without Jupyter: its tests are skipped."; \
 	else echo "Without Apptainer: its tests are skipped."; fi
 	tests/run.sh $(BIN)/python $(TESTS)
 
@@ -72,15 +71,16 @@ bench: $(VENV)/.tests $(TEST_TOOLS) image
 	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
 	$(BIN)/python benchmarks/start.py
 
-$(BUILD)/jupyter: | $(VENV)/.ready
-	rm -rf $@.part
-	$(BIN)/python -m pip install --quiet --target $@.part --python-version 3.11 --only-binary=:all: --no-compile $(JUPYTER)
-	mv $@.part $@
-
 image: $(BUILD)/image.ready
+
+# The same with Jupyter, as the published images hold it
+jupyter: $(BUILD)/jupyter.ready
 
 $(BUILD)/onnxruntime.tar: $(wildcard recipes/onnxruntime/*) recipes/archive.sh | $(VENV)/.ready
 	recipes/onnxruntime/build_image.sh $@
+
+$(BUILD)/onnxruntime-jupyter.tar: $(wildcard recipes/onnxruntime/*) recipes/archive.sh | $(VENV)/.ready
+	recipes/onnxruntime/build_image.sh --with jupyter $@
 
 $(BUILD)/legacy-%.tar: $(shell find recipes/legacy -type f) recipes/archive.sh | $(VENV)/.ready
 	recipes/legacy/build_image.sh --python $* $@
@@ -91,6 +91,10 @@ $(TEST_TOOLS): tests/tools.sh
 
 $(BUILD)/image.ready: $(BUILD)/onnxruntime.tar | $(VENV)/.ready
 	$(BIN)/mh-hpc convert docker-archive:$(abspath $<) --name $(IMAGE)
+	touch $@
+
+$(BUILD)/jupyter.ready: $(BUILD)/onnxruntime-jupyter.tar | $(VENV)/.ready
+	$(BIN)/mh-hpc convert docker-archive:$(abspath $<) --name modelhub-hpc/onnxruntime-jupyter:1
 	touch $@
 
 # As root only: Apptainer and Python's venv, where they are missing

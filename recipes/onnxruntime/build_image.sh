@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Makes the environment image modelhub-hpc/onnxruntime:1 as a `docker save` archive, as an ordinary user
-# and without an image registry: layer 1 is a Debian root file system, layer 2 the wheels.
+# and without an image registry: layer 1 is a Debian root file system, layer 2 the wheels. With Jupyter it is
+# modelhub-hpc/onnxruntime-jupyter:1, for working with a model by hand.
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly HERE
 # shellcheck source-path=SCRIPTDIR source=../archive.sh
 source "$HERE/../archive.sh"
 
-readonly IMAGE=modelhub-hpc/onnxruntime:1
+IMAGE=modelhub-hpc/onnxruntime:1
 readonly SUITE=bookworm
 readonly PYTHON_TAG=311                                   # the Python of that suite
 readonly SITE=usr/local/lib/python3.11/dist-packages
@@ -21,14 +22,29 @@ readonly COMPILER="python3 -m compileall -qj 0 --invalidation-mode=unchecked-has
 
 usage() {
   cat <<'TEXT'
-usage: recipes/onnxruntime/build_image.sh [--mirror URI] OUT.tar
+usage: recipes/onnxruntime/build_image.sh [--with jupyter] [--mirror URI] OUT.tar
 
 Writes a docker archive; then:  apptainer build image.sif docker-archive:OUT.tar
 
-  --mirror URI   Debian mirror (default: the one this host's apt uses)
+  --with jupyter   also Jupyter, for `mh-hpc sandbox`: the image is then modelhub-hpc/onnxruntime-jupyter:1
+  --mirror URI     Debian mirror (default: the one this host's apt uses)
 
 exit codes: 0 made, 2 wrong use, 5 this host can't make it, 75 a download failed (try again)
 TEXT
+}
+
+options[with]=""
+wheel_lists=("$HERE/requirements.txt")
+
+choose_wheels() {  # -> IMAGE, wheel_lists
+  case ${options[with]} in
+    "") ;;
+    jupyter)
+      IMAGE=modelhub-hpc/onnxruntime-jupyter:1
+      wheel_lists+=("$HERE/jupyter.txt")
+      ;;
+    *) fail 2 "--with knows jupyter, not '${options[with]}'" ;;
+  esac
 }
 
 wheel_platforms() {  # the newest C library these wheels may ask for is 2.35; the suite has 2.36
@@ -42,7 +58,7 @@ collect_wheels() {  # -> $work/staged
   local folder
   # shellcheck disable=SC2046
   install_wheels "$work/staged" --require-hashes --python-version "$PYTHON_TAG" $(wheel_platforms) \
-    --abi "cp$PYTHON_TAG" --abi abi3 --abi none --requirement "$HERE/requirements.txt"
+    --abi "cp$PYTHON_TAG" --abi abi3 --abi none "${wheel_lists[@]/#/--requirement=}"
   for folder in "${UNUSED_IN_ONNXRUNTIME[@]}"; do rm -rf -- "$work/staged/onnxruntime/$folder"; done
 }
 
@@ -68,11 +84,12 @@ JSON
 }
 
 wheel_names() {
-  sed -nE 's/^([A-Za-z]+)==([0-9.]+).*/\1 \2/p' "$HERE/requirements.txt" | paste -sd ',' | sed 's/,/, /g'
+  sed -nE 's/^(onnxruntime|SimpleITK|notebook)==([0-9.]+).*/\1 \2/p' "${wheel_lists[@]}" | paste -sd ',' | sed 's/,/, /g'
 }
 
 main() {
   read_arguments "$@"
+  choose_wheels
   check_host
   open_work
   collect_wheels

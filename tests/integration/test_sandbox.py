@@ -21,19 +21,21 @@ from typing import Any
 
 import pytest
 from driving import environment, eventually
-from grounds import REPO, processes
+from grounds import CACHE, REPO, processes
 from legacy_images import LABELS, STRIPES, Store
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
-from modelhub_hpc import apptainer, images
-from modelhub_hpc.unpacked.unpack import unpack
+from modelhub_hpc import images
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.errors import InvalidError
 
 pytestmark = [pytest.mark.apptainer, pytest.mark.slow]
 MEAN = REPO / "tests/contributions/mean"
 SAMPLE = STRIPES / "contrib_src/sample_data/checks.png"
 LIMIT_S = 60.0
-JUPYTER = REPO / "build/jupyter"
+JUPYTER = "modelhub-hpc/onnxruntime-jupyter:1"
+SHIPPED = sorted(path.name for path in (REPO / "registry/contributions").iterdir())
 
 SERVE_AND_ASK = """
 MODELHUB_PORT=8123 {python} run.py & {python} - <<'END'
@@ -120,20 +122,13 @@ def desk(image: images.Image, tmp_path: Path) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def with_jupyter(image: images.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image with Jupyter in it, which published images have."""
-    if not JUPYTER.is_dir():
-        (pytest.fail if os.environ.get("MH_TEST_REQUIRE_APPTAINER") else pytest.skip)("needs: make build/jupyter")
-    folder = tmp_path_factory.mktemp("jupyter")
-    tree = folder / "tree"
-    unpack(tree, str(image.path), folder)
-    (libraries,) = tree.glob("usr/local/lib/python3.*/dist-packages")
-    for unused in (*libraries.glob("onnxruntime*"), *libraries.glob("SimpleITK*")):
-        shutil.rmtree(unused)
-    shutil.copytree(JUPYTER, libraries, dirs_exist_ok=True)
-    apptainer.build(folder / "jupyter.sif", str(tree), folder)
-    shutil.rmtree(tree)
-    return folder / "jupyter.sif"
+def with_jupyter(image: images.Image) -> str:
+    """The name of an image that has Jupyter, as the published ones do."""
+    try:
+        images.find(JUPYTER, SiteConfig(cache_dir=CACHE))
+    except InvalidError as error:
+        (pytest.fail if os.environ.get("MH_TEST_REQUIRE_APPTAINER") else pytest.skip)(f"make jupyter: {error}")
+    return JUPYTER
 
 
 # -- shell ------------------------------------------------------------------------------------------------------
@@ -250,7 +245,7 @@ def test_an_image_without_jupyter(desk: Desk) -> None:
     assert "--image" in done.stderr and desk.leaves_nothing()
 
 
-def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: Path) -> None:
+def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: str) -> None:
     kept = desk.scratch.parent / "kept"
     with opened(desk, "--image", with_jupyter, "--keep", kept) as (facts, process):
         assert facts["ssh"].startswith(f"ssh -L {facts['port']}:localhost:{facts['port']} ")
@@ -273,7 +268,19 @@ def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: Path) -> None:
     assert not (desk.model / "contrib_src/sample_data/mine.txt").exists() and desk.leaves_nothing()
 
 
-def test_ports_and_ends_of_sandboxes(desk: Desk, with_jupyter: Path) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_notebooks_of_models_that_ship(name: str, with_jupyter: str, tmp_path: Path) -> None:
+    desk = desk_of(REPO / "registry/contributions" / name, tmp_path)
+    notebook = json.loads((desk.model / "contrib_src/sandbox.ipynb").read_bytes())
+    cells = ["".join(each["source"]) for each in notebook["cells"] if each["cell_type"] == "code"]
+    with opened(desk, "--image", with_jupyter) as (facts, process):
+        said = asyncio.run(run_code(facts, "\n".join([*cells, "print('all ran')"])))
+        assert said.endswith("all ran\n") and len(said.splitlines()) > 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 0
+
+
+def test_ports_and_ends_of_sandboxes(desk: Desk, with_jupyter: str) -> None:
     with opened(desk, "--image", with_jupyter) as (first, process):
         taken = desk.run("sandbox", desk.model, "--image", with_jupyter, "--port", first["port"])
         assert taken.returncode == 2 and f"--port {first['port']} cannot be used" in taken.stderr
