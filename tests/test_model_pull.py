@@ -181,13 +181,18 @@ def test_the_newest_version_by_default_and_any_by_its_number(tmp_path: Path) -> 
         models.find("nat", site)
 
 
-def test_a_folder_of_the_site_wins_over_a_pulled_one_and_a_pinned_one_over_all(tmp_path: Path) -> None:
+def test_a_folder_of_the_site_wins_over_a_pulled_one_and_a_pinned_one_over_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(OBEDIENT, tmp_path / "site/net")
     brought(tmp_path, "net", "3.0.0")
     site = SiteConfig(cache_dir=tmp_path, model_dirs=(tmp_path / "site",))
     assert models.find("net", site).path == tmp_path / "site/net"
     assert models.find("net@3.0.0", site).path == tmp_path / "models/net/3.0.0"
     assert models.find("net@1.0.0", site).path == tmp_path / "site/net"
+    shutil.copytree(tmp_path / "site/net", tmp_path / "net")
+    monkeypatch.chdir(tmp_path)
+    assert models.find("./net", site).path == tmp_path / "net" != models.find("net", site).path
 
 
 def test_what_is_not_whole_is_not_found(tmp_path: Path) -> None:

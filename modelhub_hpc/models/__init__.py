@@ -15,10 +15,12 @@ from modelhub_hpc.models import pulled
 def find(model: str, site: SiteConfig) -> Contribution:
     """The model of that name, or in that folder; InvalidError with near names if there is none.
 
-    NAME is looked for in the folders of model_dirs, among those that travel with this package, and among those that
-    were pulled, the newest version of them. NAME@VERSION is the pulled one of that version, else the one of that
-    version in those folders.
+    What has a slash is a folder's path, if there is one. NAME is looked for in the folders of model_dirs, among those
+    that travel with this package, and among those that were pulled, the newest version of them. NAME@VERSION is the
+    pulled one of that version, else the one of that version in those folders.
     """
+    if "/" in model and (Path(model) / "contrib_src").is_dir():
+        return contribution.read(Path(model).absolute())
     name, version = pulled.parse(model)
     brought = pulled.find(model, site)
     if version and brought:
