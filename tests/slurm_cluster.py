@@ -33,6 +33,14 @@ def job(cluster: Cluster, number: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def begin_again(cluster: Cluster, number: str) -> None:
+    """Let a requeued job begin. SLURM has it wait for two minutes, from when its last node is done with it."""
+    wait_for(lambda: job(cluster, number).get("Reason") == "BeginTime", f"job {number} in the queue again")
+    cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    began = until(lambda: job(cluster, number).get("JobState") == "RUNNING", 60)
+    assert began, f"{job(cluster, number)}\n{cluster.run('sinfo', '--long', '--Node')}"
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for what a test cannot go on without."""
     assert until(lambda: bool(condition()), seconds), f"not within {seconds:g} s: {what}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import StartCluster, job, wait_for
+from slurm_cluster import StartCluster, begin_again, job, wait_for
 from testcluster import Cluster, ClusterError, fits_sockets, is_running
 
 PROGRAM = Path(__file__).resolve().parent.parent / "slurm" / "testcluster" / "testcluster.py"
@@ -107,10 +107,7 @@ def test_a_better_partition_takes_nodes_from_jobs_which_are_queued_again(cluster
         assert "DUE TO PREEMPTION" in output(tmp_path, poor)
     finally:
         cluster.run("scontrol", "update", "PartitionName=main", "GraceTime=6")
-    # SLURM lets two minutes pass first, unless told otherwise
-    wait_for(lambda: state(cluster, poor) == "PENDING", "the first job in the queue again")
-    cluster.run("scontrol", "update", f"JobId={poor}", "StartTime=now")
-    wait_for(lambda: state(cluster, poor) == "RUNNING", "the first job, once more")
+    begin_again(cluster, poor)
     cluster.run("scancel", poor)
 
 
