@@ -26,8 +26,8 @@ from modelhub_hpc.models.entry import File, Version
 from modelhub_hpc.models.shelves import Found
 from modelhub_hpc.processes import remove_tree
 from modelhub_hpc.pulling import files, lock, source
-from modelhub_hpc.pulling.remote import Remote, download
 from modelhub_hpc.pulling.lock import Lock, LockedFile, LockedImage
+from modelhub_hpc.pulling.remote import Remote, download
 from modelhub_hpc.runfolder import drop, link_first, replace_json, storage, sync_folder, write_synced
 
 __all__ = ["Lock", "Pulled", "Terms", "pull"]
