@@ -110,7 +110,7 @@ class _WebHandler(BaseHTTPRequestHandler, object):
         self.send_header("Content-Length", str(self.web.declare.get(path, len(body))))
         self.end_headers()
         try:
-            for start in range(0, len(body), 1 if path in self.web.pause else len(body)):
+            for start in range(0, len(body), 1 if path in self.web.pause else max(1, len(body))):
                 time.sleep(self.web.pause.get(path, 0))
                 self.wfile.write(body[start:start + 1] if path in self.web.pause else body)
         except (IOError, OSError):
