@@ -30,6 +30,8 @@ BUNDLES = (
     "/usr/local/libexec/apptainer/bin",
     "/usr/lib/x86_64-linux-gnu/apptainer/bin",
 )
+# by its default configuration; a minimal system may lack the first, and then no container starts
+_BOUND_BY_DEFAULT = ("/etc/localtime", "/etc/hosts")
 _FUSE = 10, 229  # the numbers of its device
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 NAMESPACES_MEND = (
@@ -78,12 +80,13 @@ class Containment:
 
 
 def exec_command(image: Path, argv: Sequence[str], inside: Containment) -> list[str]:
-    """The command that runs argv in the image; pure, so that --dry-run can show it."""
+    """The command that runs argv in the image, on this machine; --dry-run shows it."""
     return [
         *(program(), "-q", "exec"),
         # a mount, process and IPC namespace of its own; no host environment, HOME, /tmp or working folder
         *("--containall", "--cleanenv", "--no-privs", "--no-eval"),
         *("--uts", "--hostname", "model"),
+        *(word for path in _BOUND_BY_DEFAULT if not os.path.exists(path) for word in ("--no-mount", path)),
         # --containall leaves the host's network in place, services on loopback included
         *(() if inside.network else ("--net", "--network", "none")),
         *(("--security", f"seccomp:{inside.seccomp}") if inside.seccomp else ()),

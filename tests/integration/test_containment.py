@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import socket
+import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import Site
+from driving import Site, environment
 from grounds import REPO
 
 from modelhub_hpc.images import Image
@@ -105,3 +108,26 @@ def test_the_essentials_hold_whatever_the_golden_file_says(seen: dict[str, Any])
         assert seen["writable"][folder] != "allowed"
     for folder in ("/home/model", "/tmp", "/output", "/working", "/temp"):
         assert seen["writable"][folder] == "allowed"
+
+
+def test_a_host_without_a_time_zone(image: Image, tmp_path: Path) -> None:
+    """Apptainer's default configuration binds /etc/localtime, which minimal systems lack: no container would start."""
+    etc = tmp_path / "etc"
+    # what an ordinary user may not read, a run does not need
+    shutil.copytree("/etc", etc, symlinks=True, ignore=_unreadable)
+    (etc / "localtime").unlink()
+    site = Site(tmp_path, "apptainer", "inline")
+    site.order("n0", "OK 3")
+    me = ["unshare", "--user", f"--map-user={os.getuid()}", f"--map-group={os.getgid()}"] if os.geteuid() else []
+    apart = ["unshare", *(["--user", "--map-root-user"] if os.geteuid() else []), "--mount"]
+    stage = ["sh", "-c", 'mount --bind "$0" /etc || exit 77; exec "$@"', str(etc), *me]
+    command = [*apart, *stage, *site.argv()]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    if done.returncode == 77:
+        pytest.skip(f"this machine lets its users have no mount namespace: {done.stderr}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [result.outputs[0].prediction for result in site.results()] == [[3.0, 6.0]]
+
+
+def _unreadable(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not os.access(os.path.join(folder, name), os.R_OK)]
