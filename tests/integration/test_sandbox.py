@@ -250,7 +250,7 @@ def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: str) -> None:
     with opened(desk, "--image", with_jupyter, "--keep", kept) as (facts, process):
         assert facts["ssh"].startswith(f"ssh -L {facts['port']}:localhost:{facts['port']} ")
         assert facts["url"] == f"http://127.0.0.1:{facts['port']}/?token={facts['token']}"
-        assert facts["token"] not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        assert not [each.command for each in processes() if facts["token"] in each.command]
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"http://127.0.0.1:{facts['port']}/api/contents")
         names = {each["name"] for each in ask(facts, "contents")["content"]}
