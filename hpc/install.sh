@@ -146,6 +146,15 @@ look_at_venv() {
   fi
 }
 
+look_at_time_zone() {
+  if [ -e /etc/localtime ]; then
+    mark yes "/etc/localtime (Apptainer shows it to containers)"
+  else
+    mark no "/etc/localtime is missing, and Apptainer starts no container without it"
+    packages+=(tzdata)
+  fi
+}
+
 look_at_fuse() {
   local mode
   if [ ! -c /dev/fuse ]; then
@@ -189,6 +198,7 @@ look() {
   look_at_apptainer
   look_at_helpers
   if [ "$(os_field ID)" = debian ]; then look_at_venv; fi
+  look_at_time_zone
   look_at_fuse
   look_at_namespaces
   look_at_ids

@@ -134,11 +134,16 @@ class Jupyter:
     async def _serve(self) -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(self.kept.link, ended.set)
-        server = await asyncio.start_server(self._join, sock=self.listener)
+        server = await asyncio.start_server(self._welcome, sock=self.listener)
         try:
             await ended.wait()
         finally:
             server.close()
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # connections that are left at the end are cancelled, of which asyncio would make a traceback
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._join(reader, writer)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         folder = os.open(self.folder, os.O_PATH)
