@@ -251,8 +251,9 @@ def test_a_notebook_of_the_sandbox(desk: Desk, with_jupyter: str) -> None:
         assert facts["ssh"].startswith(f"ssh -L {facts['port']}:localhost:{facts['port']} ")
         assert facts["url"] == f"http://127.0.0.1:{facts['port']}/?token={facts['token']}"
         assert not [each.command for each in processes() if facts["token"] in each.command]
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(f"http://127.0.0.1:{facts['port']}/api/contents")
+        refused.value.close()
         names = {each["name"] for each in ask(facts, "contents")["content"]}
         assert {"inference.py", "sample_data"} <= names
         told = asyncio.run(run_code(facts, NOTEBOOK))
