@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grounds import CACHE
 
 from modelhub_hpc import cli, config, doctor, images
 from modelhub_hpc.config import SiteConfig
@@ -99,6 +100,11 @@ def test_an_image_that_is_no_image_fails_to_start(site: SiteConfig, tmp_path: Pa
 def test_a_scratch_folder_that_is_not_there(tmp_path: Path) -> None:
     check = found(SiteConfig(runtime="host", scratch_dir=tmp_path / "absent"))["scratch folder"]
     assert (check.ok, "--scratch-dir" in check.mend) == (False, True)
+
+
+def test_a_container_is_tried_all_the_same(image: images.Image, tmp_path: Path) -> None:
+    site = SiteConfig(cache_dir=CACHE, scratch_dir=tmp_path / "absent")
+    assert found(site)["scratch folder"].ok is False
 
 
 def test_a_scratch_folder_that_is_small_and_mounted_noexec(tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def _any_image(site: SiteConfig) -> Path | None:
 
 
 def _start(name: str, image: Path, base: Path, network: bool, seccomp: bool) -> Check:
-    with tempfile.TemporaryDirectory(prefix="mh-hpc-doctor-", dir=base) as folder:
+    where = base if base.is_dir() else None  # that it is not there is another check's to say
+    with tempfile.TemporaryDirectory(prefix="mh-hpc-doctor-", dir=where) as folder:
         home, work = Path(folder) / "home", Path(folder) / "work"
         home.mkdir()
         work.mkdir()
