@@ -13,7 +13,6 @@ from typing import Any
 from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import InvalidError
 
-
 # where the engine, the model and the system are
 _NOT_WRITABLE = ("", "framework", "contrib_src", "input", "proc", "sys", "dev")
 _AXES = re.compile("[nczyx](,[nczyx])*")
@@ -98,6 +97,8 @@ def read(path: Path) -> Contribution:
     """Read a contribution folder in ModelHub's template (init/init.json, contrib_src/model/config.json)."""
     config = _json(path / "contrib_src/model/config.json")
     init = read_init(path)
+    # what the registry knows of a model that was pulled, whose config.json stays as published
+    entry = _json(path / "entry.json") if (path / "entry.json").exists() else None
     try:
         io = config["model"]["io"]
         modelhub = config.get("modelhub", {})
@@ -109,10 +110,10 @@ def read(path: Path) -> Contribution:
             contrib_src=path / "contrib_src",
             image=str(init["docker_id"]),
             inputs=_inputs(io["input"]),
-            outputs=_outputs(io["output"], _axes_of_entry(path / "entry.json")),
+            outputs=_outputs(io["output"], _axes_of_entry(entry)),
             seconds_per_case=modelhub.get("seconds_per_case"),
             digest=tree_digest(path / "contrib_src"),
-            needs=_needs_of_entry(path / "entry.json"),
+            needs=_needs_of_entry(entry),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidError(f"{path}: config.json or init.json lacks a required part: {error!r}") from error
@@ -156,17 +157,15 @@ def _outputs(given: Sequence[Mapping[str, Any]], axes: Mapping[str, str]) -> tup
     )
 
 
-def _axes_of_entry(path: Path) -> dict[str, str]:
-    """What the registry knows of the outputs of a model that was pulled, whose config.json stays as published."""
-    outputs = _json(path)["io"]["outputs"] if path.exists() else ()
+def _axes_of_entry(entry: Mapping[str, Any] | None) -> dict[str, str]:
+    """The order of axes by the name of an output, where the entry says it."""
+    outputs = entry["io"]["outputs"] if entry else ()
     return {output["name"]: output["axes"] for output in outputs if output.get("axes")}
 
 
-def _needs_of_entry(path: Path) -> Needs:
-    """What the registry knows of the needs of a model that was pulled."""
-    if not path.exists():
+def _needs_of_entry(entry: Mapping[str, Any] | None) -> Needs:
+    if entry is None:
         return Needs()
-    entry = _json(path)
     quirks = entry["quirks"]
     return Needs(tuple(quirks["writable"]), quirks["network"] or "", entry["gpu"]["required"])
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.output import Voice, number, one_line, size
+from modelhub_hpc.cli.options import json_option
+from modelhub_hpc.cli.output import Voice, number, one_line, size, voice_of
 from modelhub_hpc.errors import EXIT_DONE
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --he
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, show what would be built, and write nothing."
 )
-@click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
+@json_option
 def build(
     model: str, output: Path | None, image: str | None, force: bool, dry_run: bool, as_json: bool
 ) -> int:
@@ -37,7 +37,7 @@ def build(
     from modelhub_hpc import deployment
     from modelhub_hpc.cli import progress
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     site = config.load()
     planned = deployment.plan(model, image, output, force, site)
     if dry_run:

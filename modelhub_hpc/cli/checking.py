@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.options import site_flags, site_options
-from modelhub_hpc.cli.output import MARKS, Voice, many_lines, number, one_line
+from modelhub_hpc.cli.options import json_option, site_flags, site_options
+from modelhub_hpc.cli.output import MARKS, Voice, many_lines, number, one_line, voice_of
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
@@ -22,13 +21,12 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --he
     from modelhub_hpc.contributing.validate import Report
     from modelhub_hpc.contributing.verdicts import Problem
 
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
 
 @click.command()
 @_folder
-@_json
+@json_option
 def validate(folder: Path, as_json: bool) -> int:
     """Check the contribution in DIR without running it: every mistake with its place and its mend.
 
@@ -36,7 +34,7 @@ def validate(folder: Path, as_json: bool) -> int:
     """
     from modelhub_hpc.contributing.validate import validate
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     report = validate(folder, config.load())
     if voice.json:
         voice.answer(_facts(report))
@@ -83,7 +81,7 @@ _NAMED = 3  # samples with the same problem
 @_folder
 @click.option("--image", metavar="NAME|FILE", help="Use this image instead of the one the model names.")
 @click.option("--update-expected", is_flag=True, help="Make what the model gives now its expected outputs.")
-@_json
+@json_option
 @site_options(_FOR_TESTS)
 def test(folder: Path, image: str | None, update_expected: bool, as_json: bool, **given: Any) -> int:
     """Try the contribution in DIR in its container, on its own samples; measure it into DIR/measured.json.
@@ -93,7 +91,7 @@ def test(folder: Path, image: str | None, update_expected: bool, as_json: bool, 
     """
     from modelhub_hpc.contributing import trial
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     site = config.load({**site_flags(given), "workers": 1, "executor": "inline"})
     with _observer(voice) as observe:
         report = trial.test(folder, image, site, update_expected, observe)

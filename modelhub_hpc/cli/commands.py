@@ -6,7 +6,6 @@ Exit codes: 0 all done, 2 usage, 3 finished with failed cases, 4 invalid model, 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shlex
@@ -25,8 +24,8 @@ from modelhub_hpc.cli.contributing import CONTRIBUTOR_COMMANDS
 from modelhub_hpc.cli.doctor import doctor
 from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.models import MODEL_COMMANDS
-from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines
+from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, json_option, site_flags, site_options
+from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, voice_of
 from modelhub_hpc.cli.modelhub_run import modelhub_run
 from modelhub_hpc.cli.pull import pull
 from modelhub_hpc.cli.recipe import recipe
@@ -40,9 +39,6 @@ from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubE
 EXIT_PIPE = 141
 _COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
 
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
-)
 _image = click.option(
     "--image", metavar="NAME|FILE", help="Use this image instead of the one the model names."
 )
@@ -103,11 +99,6 @@ def cli(context: click.Context, verbose: int, quiet: bool) -> None:
     context.obj = Voice(quiet=quiet)
 
 
-def _voice(as_json: bool) -> Voice:
-    voice: Voice = click.get_current_context().obj
-    return dataclasses.replace(voice, json=as_json)
-
-
 @cli.command()
 @click.argument("inputs", nargs=-1)
 @click.option("--model", metavar="NAME|FOLDER", help="The model: a known name, or a contribution's folder.")
@@ -128,7 +119,7 @@ def _voice(as_json: bool) -> Voice:
 @click.option("--dry-run", is_flag=True, help="Show what would run, and write nothing.")
 @click.option("--wait", is_flag=True, help="SLURM: follow the run until it ends; Ctrl-C leaves it alone.")
 @click.option("--plan-only", is_flag=True, help="Write the run folder, for jobs that are submitted by hand.")
-@_json
+@json_option
 @site_options(FOR_RUNS)
 def submit(
     inputs: tuple[str, ...], more: tuple[str, ...], as_json: bool, outdir: Path | None, **given: Any
@@ -146,7 +137,7 @@ def submit(
     }
     folder = outdir.absolute() if outdir else None
     wanted = Submission(inputs=(*inputs, *more), outdir=folder, flags=flags, command=_command(), **asked)
-    return submit(wanted, _voice(as_json))
+    return submit(wanted, voice_of(as_json))
 
 
 @cli.command(hidden=True)
@@ -195,7 +186,7 @@ def run(
 
     site = config.load({**site_flags(given), "workers": 1})
     asked = Asked(model, absolute(inputs), site, None, image, _command())
-    voice = _voice(not sys.stdout.isatty() if as_json is None else as_json)
+    voice = voice_of(not sys.stdout.isatty() if as_json is None else as_json)
     return predict(asked, output.absolute() if output else None, voice)
 
 
@@ -207,7 +198,7 @@ def run(
 @click.option("--strict", is_flag=True, help="Refuse an image that is not certified.")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--no-https", is_flag=True, help="The registry speaks HTTP without TLS.")
-@_json
+@json_option
 def convert(source: str, name: str | None, strict: bool, offline: bool, no_https: bool, as_json: bool) -> int:
     """Convert SOURCE into the image store and prove that it runs: for any user, offline, read-only.
 
@@ -218,7 +209,7 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
     from modelhub_hpc.convert import Terms
 
     terms = Terms(strict=strict, offline=offline, https=not no_https)
-    return convert_image(source, name, config.load(), terms, _voice(as_json))
+    return convert_image(source, name, config.load(), terms, voice_of(as_json))
 
 
 for each in (*RUN_COMMANDS, *MODEL_COMMANDS, *CONTRIBUTOR_COMMANDS):

@@ -8,16 +8,13 @@ from typing import Any
 import click
 
 from modelhub_hpc import config
+from modelhub_hpc.cli.options import json_option
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import EXIT_DONE
 
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
-)
-
 
 @click.group("config", invoke_without_command=True)
-@_json
+@json_option
 @click.pass_context
 def config_group(context: click.Context, as_json: bool) -> int:
     """Show every option with its value here, after files and variables."""
@@ -28,7 +25,7 @@ def config_group(context: click.Context, as_json: bool) -> int:
 @config_group.command("show")
 @click.argument("options", nargs=-1, metavar="[OPTION]...")
 @click.option("--origin", is_flag=True, help="Also where each value comes from: a file, a variable, or default.")
-@_json
+@json_option
 @click.pass_obj
 def show(voice: Voice, options: tuple[str, ...], origin: bool, as_json: bool) -> int:
     """Show these OPTIONs, or all, with their values here."""

@@ -12,20 +12,15 @@ import click
 
 from modelhub_hpc import config
 from modelhub_hpc.cli.checking import test, validate
-from modelhub_hpc.cli.output import Voice, one_line
+from modelhub_hpc.cli.options import json_option
+from modelhub_hpc.cli.output import one_line, voice_of
 from modelhub_hpc.errors import EXIT_DONE, UsageError, shown
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
     from modelhub_hpc.contributing.publish import Published
 
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _path = click.Path(path_type=Path)
 _Parsed = TypeVar("_Parsed")
-
-
-def _voice(as_json: bool) -> Voice:
-    voice: Voice = click.get_current_context().obj
-    return dataclasses.replace(voice, json=as_json)
 
 
 @click.command()
@@ -37,7 +32,7 @@ def _voice(as_json: bool) -> Voice:
 @click.option("--output", "outputs", multiple=True, metavar="[NAME:]TYPE", help="May be repeated; in this order.")
 @click.option("--licence", "--license", metavar="NAME", help="Apache-2.0, MIT, BSD-3-Clause or CC-BY-4.0.")
 @click.option("--author", metavar="NAME", help="Whose model it is.")
-@_json
+@json_option
 def init(
     name: str,
     folder: Path | None,
@@ -72,7 +67,7 @@ def init(
     )
     target = (folder or Path()).absolute() / name
     files = scaffold.create(wanted, target)
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     if as_json:
         facts = {"path": str(target), "image": wanted.image, "files": files, "sample": scaffold.sample(wanted)}
         voice.answer(facts)
@@ -125,7 +120,7 @@ def _one_of(known: Sequence[str], what: str) -> Callable[[str], str]:
 @click.option("--commit", metavar="SHA", default="", help="Which commit there has what is in DIR; with --repository.")
 @click.option("--doi", metavar="DOI", default="", help="Of the model or its publication.")
 @click.option("--version", metavar="X.Y.Z", default="", help="Default: what config.json says under modelhub.")
-@_json
+@json_option
 def publish(
     folder: Path, registry: Path, repository: str, commit: str, doi: str, version: str, as_json: bool
 ) -> int:
@@ -137,7 +132,7 @@ def publish(
 
     given = Given(repository, commit, doi, version)
     published = publish(folder, registry, given, config.load())
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     if as_json:
         voice.answer(_facts(published))
     for line in _tidings(published):

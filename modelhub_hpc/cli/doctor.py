@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.options import site_flags, site_options
-from modelhub_hpc.cli.output import MARKS, Voice, one_line
+from modelhub_hpc.cli.options import json_option, site_flags, site_options
+from modelhub_hpc.cli.output import MARKS, Voice, one_line, voice_of
 from modelhub_hpc.errors import EXIT_DONE, EXIT_UNFIT
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
@@ -44,13 +44,13 @@ _FLAGS = (
     metavar="SECONDS",
     help="Longest time that the job may wait to be started. Default 300.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
+@json_option
 @site_options(_FLAGS)
 def doctor(image: str | None, node: bool, folder: Path, wait: float, as_json: bool, **given: Any) -> int:
     """Check that this machine, and its SLURM if there is one, can run models; say how to mend what is missing."""
     from modelhub_hpc.doctor import checks
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     site, found = config.load(site_flags(given)), list[Any]()
     _show(checks(site, image, folder.absolute(), use_slurm=node), found, voice)
     if node:

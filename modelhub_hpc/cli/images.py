@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from modelhub_hpc import apptainer, config, sif
+from modelhub_hpc.cli.options import json_option
 from modelhub_hpc.cli.output import MARKS, Voice, many_lines, number, one_line, size
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INVALID, InvalidError, ModelHubError
@@ -20,9 +21,6 @@ from modelhub_hpc.images.records import Entry
 
 _YES_NO = {True: "yes", False: "NO", None: "-"}
 _STATES = {"mended": "mended", "harmless": "note", "open": "NOT mended"}
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
-)
 _DIGEST = 19  # characters of "sha256:..." that tell images apart for people
 
 
@@ -35,7 +33,7 @@ def images() -> None:
 
 
 @images.command("list")
-@_json
+@json_option
 @click.pass_obj
 def list_images(voice: Voice, as_json: bool) -> int:
     """List all images, those of libraries first."""
@@ -54,7 +52,7 @@ def list_images(voice: Voice, as_json: bool) -> int:
 
 @images.command()
 @click.argument("name")
-@_json
+@json_option
 @click.pass_obj
 def show(voice: Voice, name: str, as_json: bool) -> int:
     """Show all that is known of one image, its certificate included."""
@@ -73,7 +71,7 @@ def show(voice: Voice, name: str, as_json: bool) -> int:
 
 @images.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@_json
+@json_option
 @click.pass_obj
 def verify(voice: Voice, names: tuple[str, ...], as_json: bool) -> int:
     """Read images in full and check them: sha256, certificate, signatures. Default: all."""
@@ -91,7 +89,7 @@ def verify(voice: Voice, names: tuple[str, ...], as_json: bool) -> int:
 
 @images.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@_json
+@json_option
 @click.pass_obj
 def remove(voice: Voice, names: tuple[str, ...], as_json: bool) -> int:
     """Remove images from this user's store. Models that run from them go on."""
@@ -112,7 +110,7 @@ def remove(voice: Voice, names: tuple[str, ...], as_json: bool) -> int:
     metavar="DAYS",
     help="Also images that no run used for so long.",
 )
-@_json
+@json_option
 @click.pass_obj
 def gc(voice: Voice, dry_run: bool, unused_for: float | None, as_json: bool) -> int:
     """Remove what interrupted conversions left, and files that belong to no image.
@@ -133,7 +131,7 @@ def gc(voice: Voice, dry_run: bool, unused_for: float | None, as_json: bool) -> 
 @images.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new folder.")
-@_json
+@json_option
 @click.pass_obj
 def export(voice: Voice, names: tuple[str, ...], output: Path, as_json: bool) -> int:
     """Write images to a new folder that can be carried to a site without network."""
@@ -149,7 +147,7 @@ def export(voice: Voice, names: tuple[str, ...], output: Path, as_json: bool) ->
 
 @images.command("import")
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="FOLDER")
-@_json
+@json_option
 @click.pass_obj
 def import_images(voice: Voice, bundle: Path, as_json: bool) -> int:
     """Take in all images of a folder that `export` wrote, or none."""
@@ -165,7 +163,7 @@ def import_images(voice: Voice, bundle: Path, as_json: bool) -> int:
 @images.command()
 @click.argument("name")
 @click.option("--key", required=True, metavar="FINGERPRINT", help="A secret key: apptainer key list --secret")
-@_json
+@json_option
 @click.pass_obj
 def sign(voice: Voice, name: str, key: str, as_json: bool) -> int:
     """Vouch for an image with a PGP key of your Apptainer keyring.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.options import FOR_REGISTRIES, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
+from modelhub_hpc.cli.options import FOR_REGISTRIES, json_option, site_flags, site_options
+from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, voice_of
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_INVALID, InvalidError, UsageError, shown
 
 if TYPE_CHECKING:
@@ -21,24 +20,18 @@ if TYPE_CHECKING:
 
 EXIT_NO_MATCH = EXIT_FAILED_CASES  # 1, which grep has for it, is a bug of ours
 F = TypeVar("F", bound=Callable[..., Any])
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
 _refresh = click.option("--refresh", is_flag=True, help="First bring copies of git registries up to date (network).")
 
 
-def _voice(as_json: bool) -> Voice:
-    voice: Voice = click.get_current_context().obj
-    return dataclasses.replace(voice, json=as_json)
-
-
 def _of_registries(command: F) -> F:
-    return _json(_refresh(site_options(FOR_REGISTRIES)(command)))
+    return json_option(_refresh(site_options(FOR_REGISTRIES)(command)))
 
 
 @click.command("models")
 @_of_registries
 def list_models(as_json: bool, refresh: bool, **given: Any) -> int:
     """List all models that the registries know."""
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     found, places = _everything(voice, refresh, given)
     _answer(found, places, voice)
     voice.say(f"{number(len(found), 'model')}. More of one:  mh-hpc show MODEL")
@@ -63,7 +56,7 @@ def search(words: tuple[str, ...], as_json: bool, refresh: bool, **given: Any) -
     wanted = Wanted(words, *(given.pop(name) for name in ("task", "backend", "mime", "modality", "gpu")))
     if wanted == Wanted():
         raise UsageError("Say what to look for, such as:  mh-hpc search liver --input dicom\nAll:  mh-hpc models")
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     found, places = _everything(voice, refresh, given)
     right = [each for each in found if matches(each.entry, wanted)]
     _answer(right, places, voice)
@@ -81,7 +74,7 @@ def show(model: str, bibtex: bool, as_json: bool, refresh: bool, **given: Any) -
     from modelhub_hpc.cli.card import card
     from modelhub_hpc.models import citation, pulled, shelves
 
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     name, wanted = pulled.parse(model)
     site = config.load(site_flags(given))
     found = shelves.find(name, shelves.shelves(site, refresh))
@@ -108,12 +101,12 @@ def registry() -> None:
 
 @registry.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@_json
+@json_option
 def validate(folder: Path, as_json: bool) -> int:
     """Check all entries of the registry in DIR. Exit code 4: some are wrong; each mistake is told with its mend."""
     from modelhub_hpc.models import checks, shelves
 
-    voice = _voice(as_json)
+    voice = voice_of(as_json)
     shelf = shelves.Shelf(str(folder), shelves.root(folder))
     problems = list(checks.problems(shelf))
     if as_json:

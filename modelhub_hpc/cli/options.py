@@ -25,6 +25,9 @@ _SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "registries": ("--registry",),
 }
 _PARTS = {"sbatch_args": "ARGUMENT", "registries": "FOLDER|URL"}  # of options that may be repeated
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
+)
 _UNITS = {"_mb": "SIZE", "_s": "SECONDS", "_dir": "FOLDER"}
 
 FOR_RUNS = (

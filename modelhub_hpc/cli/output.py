@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -39,6 +40,12 @@ class Voice:
         """Rows in aligned columns, written as they come."""
         for line in aligned(rows):
             self.say(line)
+
+
+def voice_of(as_json: bool) -> Voice:
+    """The voice of the command that runs, which answers with JSON or not."""
+    voice: Voice = click.get_current_context().obj
+    return dataclasses.replace(voice, json=as_json)
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelhub_hpc import config
-from modelhub_hpc.cli.options import FOR_REGISTRIES, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, number, one_line, size
+from modelhub_hpc.cli.options import FOR_REGISTRIES, json_option, site_flags, site_options
+from modelhub_hpc.cli.output import Voice, number, one_line, size, voice_of
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, UsageError
 
@@ -32,7 +31,7 @@ _folder = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--no-https", is_flag=True, help="Allow servers without TLS.")
 @click.option("--refresh", is_flag=True, help="First bring copies of git registries up to date.")
 @click.option("--list", "listing", is_flag=True, help="List the models that were pulled.")
-@click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr.")
+@json_option
 @site_options(FOR_REGISTRIES)
 def pull(model: str | None, listing: bool, refresh: bool, as_json: bool, **given: Any) -> int:
     """Bring MODEL, by default its newest version, with its files and its image; then it runs by its name.
@@ -42,7 +41,7 @@ def pull(model: str | None, listing: bool, refresh: bool, as_json: bool, **given
     """
     from modelhub_hpc.pulling import Terms
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     site = config.load(site_flags(given))
     if listing:
         return _list(site, voice)

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
-from modelhub_hpc.cli.options import FOR_RUNS, site_flags, site_options
-from modelhub_hpc.cli.output import Voice
+from modelhub_hpc.cli.options import FOR_RUNS, json_option, site_flags, site_options
+from modelhub_hpc.cli.output import voice_of
 from modelhub_hpc.errors import UsageError
 
 # what a command needs is imported when it runs, so that --help and completion are quick
 
-_json = click.option(
-    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout; all else goes to stderr."
-)
 _path = click.Path(path_type=Path)
 _run = click.argument("run", type=_path)
 _wait = click.option("--wait", is_flag=True, help="SLURM: follow the run until it ends; Ctrl-C leaves it alone.")
-
-
-def _voice(as_json: bool) -> Voice:
-    voice: Voice = click.get_current_context().obj
-    return dataclasses.replace(voice, json=as_json)
 
 
 @click.command()
 @click.argument("run", type=_path, required=False)
 @click.option("--in", "folder", type=_path, metavar="FOLDER", help="Without RUN: where runs lie. Default ./runs.")
 @click.option("--watch", is_flag=True, help="Go on until nobody drives it any more; on a terminal in place.")
-@_json
+@json_option
 def status(run: Path | None, folder: Path | None, watch: bool, as_json: bool) -> int:
     """Show how RUN stands, or all runs in a table; works while they run.
 
@@ -42,10 +33,10 @@ def status(run: Path | None, folder: Path | None, watch: bool, as_json: bool) ->
     from modelhub_hpc.cli.status import status
 
     if run is None:
-        return overview(folder or RUNS, folder is not None, watch, _voice(as_json))
+        return overview(folder or RUNS, folder is not None, watch, voice_of(as_json))
     if folder is not None:
         raise click.UsageError("RUN and --in exclude each other.")
-    return status(run, watch, _voice(as_json))
+    return status(run, watch, voice_of(as_json))
 
 
 @click.command()
@@ -53,7 +44,7 @@ def status(run: Path | None, folder: Path | None, watch: bool, as_json: bool) ->
 @click.option("--csv", metavar="FILE|-", help="Write a CSV table; - is stdout.")
 @click.option("--failed", is_flag=True, help="Only failed cases.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most N of them.")
-@_json
+@json_option
 def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json: bool) -> int:
     """Show the results of RUN, a folder or an id: a table, or with --json an array with one object per case."""
     from modelhub_hpc.cli.results import results
@@ -61,7 +52,7 @@ def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json
 
     if csv is not None and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
-    return results(find(run).root, csv, failed, limit, _voice(as_json))
+    return results(find(run).root, csv, failed, limit, voice_of(as_json))
 
 
 @click.command()
@@ -70,7 +61,7 @@ def results(run: Path, csv: str | None, failed: bool, limit: int | None, as_json
 @click.option("--job", metavar="ID", help="All that a SLURM job has written; 12_3 is a task of an array.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends, or Ctrl-C (exit code 130).")
 @click.option("-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Last lines of each log. Default 20.")
-@_json
+@json_option
 def logs(run: Path, case: str | None, job: str | None, follow: bool, lines: int | None, as_json: bool) -> int:
     """Show what the driver of RUN has written, a folder or an id, and the logs of jobs and models that say something.
 
@@ -78,12 +69,12 @@ def logs(run: Path, case: str | None, job: str | None, follow: bool, lines: int 
     """
     from modelhub_hpc.cli.logs import logs
 
-    return logs(run, case, job, follow, lines, _voice(as_json))
+    return logs(run, case, job, follow, lines, voice_of(as_json))
 
 
 @click.command()
 @click.argument("runs", type=_path, nargs=-1, required=True, metavar="RUN...")
-@_json
+@json_option
 def cancel(runs: tuple[Path, ...], as_json: bool) -> int:
     """End the driver and all jobs of each RUN, a folder or an id. What is done stays, and `resume` goes on.
 
@@ -91,13 +82,13 @@ def cancel(runs: tuple[Path, ...], as_json: bool) -> int:
     """
     from modelhub_hpc.cli.cancel import cancel
 
-    return cancel(runs, _voice(as_json))
+    return cancel(runs, voice_of(as_json))
 
 
 @click.command()
 @_run
 @_wait
-@_json
+@json_option
 @site_options(FOR_RUNS)
 def resume(run: Path, wait: bool, as_json: bool, **given: Any) -> int:
     """Go on with RUN, a folder or an id: it keeps its options, but for those that are given again."""
@@ -108,7 +99,7 @@ def resume(run: Path, wait: bool, as_json: bool, **given: Any) -> int:
 @_run
 @click.option("--failed", is_flag=True, help="Say that it is the failed cases that you mean.")
 @_wait
-@_json
+@json_option
 @site_options(FOR_RUNS)
 def retry(run: Path, failed: bool, wait: bool, as_json: bool, **given: Any) -> int:
     """Try the failed cases of RUN again, a folder or an id, and compute what is missing."""
@@ -135,7 +126,7 @@ def _go_on(run: Path, again: bool, wait: bool, as_json: bool, given: dict[str, A
         flags=site_flags(given),
         command="",
     )
-    return submit(wanted, _voice(as_json))
+    return submit(wanted, voice_of(as_json))
 
 
 RUN_COMMANDS = (status, results, logs, cancel, resume, retry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import click
 
 from modelhub_hpc import config
 from modelhub_hpc.cli.options import FOR_WORK_BY_HAND, site_flags, site_options
-from modelhub_hpc.cli.output import Voice, one_line
+from modelhub_hpc.cli.output import Voice, one_line, voice_of
 from modelhub_hpc.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs, so that --help and completion are quick
@@ -51,7 +50,7 @@ def sandbox(model: str, port: int | None, as_json: bool, **given: Any) -> int:
     """
     from modelhub_hpc.sandbox import jupyter
 
-    voice: Voice = dataclasses.replace(click.get_current_context().obj, json=as_json)
+    voice = voice_of(as_json)
     place = _place(model, **given)
     try:
         with jupyter(place, port) as server:

@@ -102,10 +102,15 @@ def persevere(
 
 def _was_cut_off(error: BaseException) -> bool:
     """Whether the server hung up, as busy ones do: no refusal, and nothing that was waited for."""
+    return any(isinstance(inner, ConnectionResetError) for inner in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it came from, and so on inwards."""
     inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, ConnectionResetError):
+    while inner is not None:
+        yield inner
         inner = inner.__cause__ or inner.__context__
-    return inner is not None
 
 
 def _failure(host: str, error: requests.RequestException) -> ModelHubError:
@@ -136,10 +141,5 @@ def _failure(host: str, error: requests.RequestException) -> ModelHubError:
 
 def _reason(error: BaseException) -> str:
     """The innermost reason in the system's words: the libraries' own are long and may quote a proxy's password."""
-    found = ""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror:
-            found = f": {shown(inner.strerror)}"
-        inner = inner.__cause__ or inner.__context__
-    return found
+    said = [shown(inner.strerror) for inner in _chain(error) if isinstance(inner, OSError) and inner.strerror]
+    return f": {said[-1]}" if said else ""
