@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelhub_hpc import strictjson
 from modelhub_hpc.model_output import ArrayFile, open_array
 
 PROTOCOL = 1
@@ -66,7 +67,7 @@ def predict_line(request: Request, output_dir: str) -> bytes:
 
 def message(line: bytes) -> dict[str, Any]:
     """A message of the container; ValueError if the line is none."""
-    fields = json.loads(line, parse_constant=_refuse_constant)
+    fields = strictjson.loads(line)
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
         raise ValueError("no object with a type")
     return fields
@@ -105,6 +106,3 @@ def _output(output: Mapping[str, Any], folder: Path) -> RawOutput:
         array=array,
     )
 
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -67,7 +67,7 @@ def test_a_result_survives_its_line_whatever_its_names(case_id, index, made, err
     before = CaseResult(case_id, index, status, made, 0.1 + 0.2, 2, error, notes, "host\n", 1e9 + 0.1)
     line = before.to_json()
     assert line.isascii() and "\n" not in line and json.loads(line)["index"] == index
-    assert CaseResult.from_json(line) == before
+    assert CaseResult.from_json(line.encode()) == before
 
 
 def counted(results: list[CaseResult], cases: int) -> Tally:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from modelhub_hpc import strictjson
 from modelhub_hpc.runfolder import Json, dumps
 
 
@@ -81,19 +81,26 @@ class CaseResult:
 
         Raises ValueError for numbers that JSON does not have.
         """
-        outputs = [vars(output) for output in self.outputs]
         error = None if self.error is None else vars(self.error)
         lead = {"index": self.index, "status": self.status}
-        return dumps({**lead, **vars(self), "outputs": outputs, "error": error})
+        fields = {name: value for name, value in vars(self).items() if name != "outputs"}
+        outputs = ", ".join(map(_output_json, self.outputs))
+        return f'{dumps({**lead, **fields, "error": error})[:-1]}, "outputs": [{outputs}]}}'
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> CaseResult:
+    def from_json(cls, line: bytes) -> CaseResult:
         """Raises ValueError, KeyError or TypeError for anything that to_json() did not write."""
-        fields: dict[str, Any] = json.loads(line)
+        fields: dict[str, Any] = strictjson.loads(line)
         fields["outputs"] = tuple(_output(each) for each in fields["outputs"])
         fields["error"] = None if fields["error"] is None else CaseError(**fields["error"])
         fields["notes"] = tuple(fields["notes"])
         return cls(**fields)
+
+
+def _output_json(output: Output) -> str:
+    # the prediction may be long, and is most of the line
+    fields = {name: value for name, value in vars(output).items() if name != "prediction"}
+    return f'{dumps(fields)[:-1]}, "prediction": {strictjson.dumps(output.prediction)}}}'
 
 
 def _output(fields: Mapping[str, Any]) -> Output:
