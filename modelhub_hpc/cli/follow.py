@@ -11,12 +11,12 @@ import click
 
 from modelhub_hpc import config, slurm
 from modelhub_hpc.cli.logfiles import DRIVER, SESSION, Growing, LogFile, header, log_files, of_job, tail_position
-from modelhub_hpc.cli.look import is_driven
 from modelhub_hpc.cli.output import Voice, many_lines
-from modelhub_hpc.cli.runs import Queue, site_now
 from modelhub_hpc.errors import EXIT_DONE, EXIT_INTERRUPTED
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest
+from modelhub_hpc.runs import Queue, site_now
+from modelhub_hpc.runs.look import is_driven
 
 FOLLOW_S = 1.0
 

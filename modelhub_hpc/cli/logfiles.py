@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from modelhub_hpc.cli.output import many_lines, one_line
-from modelhub_hpc.cli.runs import NotedJob, noted_jobs
 from modelhub_hpc.record import RunPaths
+from modelhub_hpc.runs import NotedJob, noted_jobs
 
 DRIVER, WORKER, ARRAY, JOB, SESSION = "driver", "worker", "array", "job", "session"
 

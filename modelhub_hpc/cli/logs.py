@@ -19,9 +19,10 @@ from modelhub_hpc.cli.logfiles import (
     show_logs,
 )
 from modelhub_hpc.cli.output import Voice, number, one_line
-from modelhub_hpc.cli.runs import find, noted_jobs
+from modelhub_hpc.cli.runs import find
 from modelhub_hpc.errors import EXIT_DONE, ModelHubError, UsageError
 from modelhub_hpc.record import RunPaths
+from modelhub_hpc.runs import noted_jobs
 
 LINES = 20
 _OTHERS = 10  # logs, besides the driver's, that are shown without being asked for

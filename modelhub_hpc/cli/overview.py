@@ -11,12 +11,12 @@ from typing import Any
 
 from modelhub_hpc import config, request, slurm
 from modelhub_hpc.cli import watching
-from modelhub_hpc.cli.look import Look, look
 from modelhub_hpc.cli.output import Voice, aligned, duration, one_line
-from modelhub_hpc.cli.runs import Queue, elsewhere, id_of, in_folder
 from modelhub_hpc.cli.watching import Form
 from modelhub_hpc.errors import ModelHubError, UsageError
 from modelhub_hpc.record import RunPaths
+from modelhub_hpc.runs import Queue, elsewhere, id_of, in_folder
+from modelhub_hpc.runs.look import Look, look
 
 _HEADS = ("id", "model", "state", "done/failed/total", "rate", "left", "folder")
 _WORDS = 40

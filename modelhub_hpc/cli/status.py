@@ -10,12 +10,13 @@ from typing import Any
 from modelhub_hpc import request, slurm
 from modelhub_hpc.cli import watching
 from modelhub_hpc.cli.logfiles import DRIVER
-from modelhub_hpc.cli.look import COMPLETE, NOT_RUNNING, UNKNOWN, WAITING, Look, look
 from modelhub_hpc.cli.output import Voice, aligned, duration, number, one_line
-from modelhub_hpc.cli.runs import NotedJob, Queue, find, site_now
+from modelhub_hpc.cli.runs import find
 from modelhub_hpc.cli.submit import failure_facts, resume_command, retry_command
 from modelhub_hpc.cli.watching import Form
 from modelhub_hpc.record import CaseResult
+from modelhub_hpc.runs import NotedJob, Queue, site_now
+from modelhub_hpc.runs.look import COMPLETE, NOT_RUNNING, UNKNOWN, WAITING, Look, look
 
 _SHOWN_JOBS = 6
 _WORDS = 200  # characters of what others say

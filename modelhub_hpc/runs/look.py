@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import config, owner, run
-from modelhub_hpc.cli.runs import NotedJob, Queue, drives, noted_jobs, site_now, tasks_of
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_INTERRUPTED, ModelHubError, TryAgainError, UnfitError
 from modelhub_hpc.owner import OwnerRecord
@@ -21,6 +20,7 @@ from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import read_json
+from modelhub_hpc.runs import NotedJob, Queue, drives, noted_jobs, site_now, tasks_of
 from modelhub_hpc.slurm import Job
 
 WAITING, RUNNING, COMPLETE, NOT_RUNNING = "waiting", "running", "complete", "not running"
