@@ -80,8 +80,7 @@ class ModelHubAPI(object):
         """
         try:
             named, seconds = self.infer(input_file_path)
-            described = [self._describe(output, numpyToFile, url_root) for output in named]
-            return self._answer(described, seconds)
+            return self.answer(named, seconds, numpyToFile, url_root)
         except Exception as error:  # the promise of this method: callers look for the key, they don't catch
             traceback.print_exc()
             return {"error": repr(error)}
@@ -97,6 +96,13 @@ class ModelHubAPI(object):
         result = self.model.infer(self._unpack(input))
         seconds = _clock() - start
         return outputs.name_outputs(result, config["model"]["io"]["output"]), seconds
+
+    def answer(self, named, seconds, numpyToFile=True, url_root=""):
+        """Return what `predict` does for a list of outputs.Output; the arrays among them are written."""
+        described = [self._describe(output, numpyToFile, url_root) for output in named]
+        config = self.load_config()
+        return {"output": described, "timestamp": _timestamp(), "processing_time": round(seconds, 3),
+                "model": {"id": config["id"], "name": config["meta"]["name"]}}
 
     def load_config(self):
         """Return the parsed config.json, read once and shared: not to be changed. IOError, ValueError."""
@@ -151,11 +157,6 @@ class ModelHubAPI(object):
         if url_root:
             return url_root + "api/output/" + os.path.basename(path)
         return "api" + path
-
-    def _answer(self, described, seconds):
-        config = self.load_config()
-        return {"output": described, "timestamp": _timestamp(), "processing_time": round(seconds, 3),
-                "model": {"id": config["id"], "name": config["meta"]["name"]}}
 
 
 def _with_native_path(key, entry, folder):

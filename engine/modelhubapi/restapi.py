@@ -1,7 +1,8 @@
 """What the HTTP interface does, apart from HTTP: uploads, downloads, samples, and one inference at a time.
 
 Flask is imported only when a ModelHubRESTAPI is made, and what only some requests need when they come: every
-program that uses a model imports this module, and waits for it.
+program that uses a model imports this module, and waits for it. A server that has its models in other processes
+makes a RequestHandler of its own for each of them.
 """
 
 import collections
@@ -34,7 +35,7 @@ class RequestError(Exception):
 
 
 class RestLimits(collections.namedtuple(
-        "RestLimits", "max_upload_mb url_timeout_s allow_private_urls max_waiting allowed_hosts")):
+        "RestLimits", "max_upload_mb url_timeout_s allow_private_urls max_waiting allowed_hosts allow_urls")):
     """What clients may ask of the server.
 
     max_upload_mb: the largest request body, and the largest file that is fetched from an address.
@@ -42,41 +43,29 @@ class RestLimits(collections.namedtuple(
     allow_private_urls: also fetch from this machine and from private networks.
     max_waiting: how many predictions may wait for the one that runs; more are told to come back (503).
     allowed_hosts: the names under which the server may be addressed; None means any.
+    allow_urls: whether inputs may be fetched from addresses at all.
     """
 
     __slots__ = ()
 
 
-RestLimits.__new__.__defaults__ = (1024, 60, False, 16, None)
+RestLimits.__new__.__defaults__ = (1024, 60, False, 16, None, True)
 
 
-class ModelHubRESTAPI(object):
-    """A model behind HTTP. `app` is the Flask application, `api` the ModelHubAPI behind it."""
+class RequestHandler(object):
+    """Serves the requests that concern one model.
 
-    def __init__(self, model, contrib_src_dir, host="127.0.0.1", port=8080, **limits):
-        """host, port: where start() listens; limits: those of RestLimits."""
-        from . import routes
-        self.limits = RestLimits(**limits)
-        self.api = ModelHubAPI(model, contrib_src_dir)
-        # requests are kept out of /working, where some models predict whatever they find: they find their input
-        self.working_folder = tempfile.gettempdir()
-        self.shown_in = WORKING if os.access(WORKING, os.W_OK | os.X_OK) else None
-        self.host, self.port = host, port
-        self.max_upload_bytes = int(self.limits.max_upload_mb * MEGABYTE)
-        self._inference = threading.Lock()
-        self._slots = threading.Semaphore(self.limits.max_waiting + 1)
-        self.app = routes.make_app(self)
+    api: the ModelHubAPI that knows its contribution; predict: a function of an input, as ModelHubAPI.predict takes
+    it, and of the address of this interface, which gives an answer as ModelHubAPI.predict does, in JSON's own types.
+    """
 
-    def start(self):
-        """Serve until interrupted: with waitress where it is installed, with Flask's own server elsewhere."""
-        try:
-            import waitress
-        except ImportError:
-            self.app.run(host=self.host, port=self.port, threaded=True)
-        else:
-            # A client that stalls costs waitress nothing; the threads are for those that wait for the model.
-            waitress.serve(self.app, host=self.host, port=self.port, threads=24, channel_timeout=60,
-                           max_request_body_size=self.max_upload_bytes)
+    def __init__(self, api, limits, working_folder, predict):
+        """limits: RestLimits; working_folder: where each request gets a folder of its own."""
+        self.api = api
+        self.limits = limits
+        self.working_folder = working_folder
+        self._predict = predict
+        self.max_upload_bytes = int(limits.max_upload_mb * MEGABYTE)
 
     @contextlib.contextmanager
     def request_folder(self):
@@ -93,6 +82,22 @@ class ModelHubRESTAPI(object):
             path = os.path.join(folder, "upload")
             upload.save(path)
             return self._predict_file(path, upload.filename or "", folder, url_root)
+
+    def predict_uploads(self, uploads, url_root):
+        """Predict on uploaded files by the names of the inputs that they are."""
+        declared = self.api.load_config()["model"]["io"]
+        wanted = ioconfig.input_sections(declared)
+        missing = sorted(set(wanted) - set(uploads))
+        if missing:
+            raise RequestError("the form lacks a file for: %s" % ", ".join(missing))
+        with self.request_folder() as folder:
+            given = {"format": ioconfig.input_formats(declared["input"])}  # which models have always found there
+            for number, key in enumerate(sorted(wanted)):
+                place = os.path.join(folder, "input-%d" % number)
+                uploads[key].save(place)
+                name = uploads[key].filename or ""
+                given[key] = {"fileurl": self._accepted(place, name, wanted[key], "the file for " + key)}
+            return self._predict(given, url_root)
 
     def predict_url(self, url, url_root):
         """Predict on the file at an http(s) address."""
@@ -188,9 +193,13 @@ class ModelHubRESTAPI(object):
             return self._sample_path(url)
         self._fetch(url, place)
         declared = ioconfig.input_formats(entry) or entry.get("type") or []
-        kind = filetypes.kind_of(place, _name_in_url(url) or _name_for(declared))
+        return self._accepted(place, _name_in_url(url) or _name_for(declared), section, url)
+
+    def _accepted(self, place, name, section, what):
+        """Return the path of one of several inputs, renamed by its kind; RequestError for a kind that is not taken."""
+        kind = filetypes.kind_of(place, name)
         if not filetypes.is_accepted(kind, ioconfig.input_formats(section)):
-            raise RequestError("Incorrect file type: %s looks like %s" % (url, kind.mimes[0]))
+            raise RequestError("Incorrect file type: %s looks like %s" % (what, kind.mimes[0]))
         os.rename(place, place + kind.extension)
         return place + kind.extension
 
@@ -205,6 +214,8 @@ class ModelHubRESTAPI(object):
 
     def _fetch(self, url, path):
         from . import fetch
+        if not self.limits.allow_urls:
+            raise RequestError("this server fetches no inputs from addresses: upload the file", 403)
         limits = fetch.Limits(
             self.max_upload_bytes, self.limits.url_timeout_s, self.limits.allow_private_urls)
         try:
@@ -213,7 +224,34 @@ class ModelHubRESTAPI(object):
         except fetch.FetchError as error:
             raise RequestError(error.args[0])
 
-    def _predict(self, input, url_root):
+
+class ModelHubRESTAPI(RequestHandler):
+    """A model behind HTTP. `app` is the Flask application, `api` the ModelHubAPI behind it."""
+
+    def __init__(self, model, contrib_src_dir, host="127.0.0.1", port=8080, **limits):
+        """host, port: where start() listens; limits: those of RestLimits."""
+        from . import routes
+        # requests are kept out of /working, where some models predict whatever they find: they find their input
+        RequestHandler.__init__(self, ModelHubAPI(model, contrib_src_dir), RestLimits(**limits),
+                                tempfile.gettempdir(), self._one_at_a_time)
+        self.shown_in = WORKING if os.access(WORKING, os.W_OK | os.X_OK) else None
+        self.host, self.port = host, port
+        self._inference = threading.Lock()
+        self._slots = threading.Semaphore(self.limits.max_waiting + 1)
+        self.app = routes.make_app(self)
+
+    def start(self):
+        """Serve until interrupted: with waitress where it is installed, with Flask's own server elsewhere."""
+        try:
+            import waitress
+        except ImportError:
+            self.app.run(host=self.host, port=self.port, threaded=True)
+        else:
+            # A client that stalls costs waitress nothing; the threads are for those that wait for the model.
+            waitress.serve(self.app, host=self.host, port=self.port, threads=24, channel_timeout=60,
+                           max_request_body_size=self.max_upload_bytes)
+
+    def _one_at_a_time(self, input, url_root):
         """Return predict's answer in types that strict JSON can hold. One inference at a time."""
         if not self._slots.acquire(False):
             raise RequestError("too many predictions are waiting; try again later", 503)

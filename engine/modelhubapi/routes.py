@@ -1,4 +1,4 @@
-"""The HTTP side of ModelHubRESTAPI: routes, statuses, headers. The only module that imports Flask."""
+"""The HTTP side of the interface: routes, statuses, headers. The only module that imports Flask."""
 
 import json
 import mimetypes
@@ -11,84 +11,99 @@ from modelhublib.errors import as_text, error_line
 
 from .restapi import MEGABYTE, RequestError
 
-_FORM_PARTS = 16  # a prediction needs one
+FORM_PARTS = 16  # a prediction needs one for each input
 _BLOCK = 65536
 
 
 def make_app(rest):
-    """Return the Flask application of a ModelHubRESTAPI."""
+    """Return a Flask application with the routes of a RequestHandler under /api."""
     app = flask.Flask("modelhubapi", static_folder=None)
     app.request_class = _bounded_request()
-    app.config.update(MAX_CONTENT_LENGTH=rest.max_upload_bytes, MAX_FORM_PARTS=_FORM_PARTS,
+    app.config.update(MAX_CONTENT_LENGTH=rest.max_upload_bytes, MAXFORM_PARTS=FORM_PARTS,
                       MAX_FORM_MEMORY_SIZE=MEGABYTE, PROPAGATE_EXCEPTIONS=False)
-    app.before_request(lambda: _refuse_dangerous_requests(rest))
-    app.register_error_handler(RequestError, _show_request_error)
+    app.register_blueprint(make_blueprint(rest, "api"), url_prefix="/api")
     for status in (400, 403, 411, 413, 500):
         app.register_error_handler(status, _show_error)
-    _add_descriptions(app, rest)
-    _add_files(app, rest)
-    _add_predictions(app, rest)
     return app
 
 
-def _add_descriptions(app, rest):
-    @app.route("/api/get_config")
+def make_blueprint(rest, name):
+    """Return the routes of a RequestHandler, to be registered under a prefix that ends in /api."""
+    routes = flask.Blueprint(name, "modelhubapi")
+    routes.before_request(lambda: _refuse_dangerous_requests(rest))
+    routes.register_error_handler(RequestError, _show_request_error)
+    _add_descriptions(routes, rest)
+    _add_files(routes, rest)
+    _add_predictions(routes, rest)
+    return routes
+
+
+def _add_descriptions(routes, rest):
+    @routes.route("/get_config")
     def get_config():
         return _json(rest.api.get_config())
 
-    @app.route("/api/get_legal")
+    @routes.route("/get_legal")
     def get_legal():
         return _json(rest.api.get_legal())
 
-    @app.route("/api/get_model_io")
+    @routes.route("/get_model_io")
     def get_model_io():
         return _json(rest.api.get_model_io())
 
-    @app.route("/api/get_samples")
+    @routes.route("/get_samples")
     def get_samples():
         samples = rest.api.get_samples()
         if "error" in samples:
             return _json(samples)
-        return _json([flask.url_for("samples", name=name, _external=True) for name in samples["files"]])
+        return _json([flask.url_for(".samples", name=name, _external=True) for name in samples["files"]])
 
 
-def _add_files(app, rest):
-    @app.route("/api/samples/<name>")
+def _add_files(routes, rest):
+    @routes.route("/samples/<name>")
     def samples(name):
         return _send(rest.find_file("sample_data", name))
 
-    @app.route("/api/thumbnail/<name>")
+    @routes.route("/thumbnail/<name>")
     def thumbnail(name):
         return _send(rest.find_file("model", name))
 
-    @app.route("/api/output/<name>")
+    @routes.route("/output/<name>")
     def output(name):
         return _send(rest.find_file("output", name))
 
-    @app.route("/api/get_model_files")
+    @routes.route("/get_model_files")
     def get_model_files():
         with rest.request_folder() as folder:
             path, name = rest.zip_model(folder)
             return _send(path, attachment=name)  # open before its folder goes: that is enough to send it
 
 
-def _add_predictions(app, rest):
-    @app.route("/api/predict", methods=["GET"])
+def _add_predictions(routes, rest):
+    @routes.route("/predict", methods=["GET"])
     def predict_url():
         url = flask.request.args.get("fileurl")
         if not url:
             raise RequestError("the query has to say fileurl=<http or https address>")
-        return _json(rest.predict_url(url, flask.request.url_root))
+        return _json(rest.predict_url(url, _root()))
 
-    @app.route("/api/predict", methods=["POST"])
+    @routes.route("/predict", methods=["POST"])
     def predict_upload():
-        if "file" not in flask.request.files:
-            raise RequestError('the form has to hold a file in its field "file"')
-        return _json(rest.predict_upload(flask.request.files["file"], flask.request.url_root))
+        files = flask.request.files
+        if "file" in files:
+            return _json(rest.predict_upload(files["file"], _root()))
+        if not files:
+            raise RequestError('the form has to hold a file in its field "file", or one for each input by its name')
+        return _json(rest.predict_uploads(files, _root()))
 
-    @app.route("/api/predict_sample")
+    @routes.route("/predict_sample")
     def predict_sample():
-        return _json(rest.predict_sample(flask.request.args.get("filename", ""), flask.request.url_root))
+        return _json(rest.predict_sample(flask.request.args.get("filename", ""), _root()))
+
+
+def _root():
+    """Return the address under which this interface's api/ lies, with its slash."""
+    return flask.url_for(".get_config", _external=True)[:-len("api/get_config")]
 
 
 def _bounded_request():
@@ -96,7 +111,7 @@ def _bounded_request():
     if isinstance(getattr(flask.Request, "max_form_parts", None), property):
         return flask.Request
     return type("BoundedRequest", (flask.Request,),
-                {"max_form_parts": _FORM_PARTS, "max_form_memory_size": MEGABYTE})
+                {"max_form_parts": FORM_PARTS, "max_form_memory_size": MEGABYTE})
 
 
 def _refuse_dangerous_requests(rest):

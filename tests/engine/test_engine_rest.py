@@ -442,3 +442,23 @@ def test_models_find_the_input_in_working_and_nothing_of_earlier_requests(serve,
         assert json.loads(answer.data.decode("utf-8"))["output"][0]["prediction"] == {
             "of-the-model": "", "input-%s" % name: text}
     assert sorted(os.listdir(str(folder))) == ["of-the-model", "place"]
+
+
+def test_several_inputs_can_be_uploaded_by_their_names(volumes):
+    def array(value):
+        stream = io.BytesIO()
+        numpy.save(stream, numpy.full((2, 2, 2), value))
+        return io.BytesIO(stream.getvalue())
+    answer = strict(volumes.client.post("/api/predict", data={"t1": (array(5), "a.npy"), "t2": (array(3), "b.npy")}))
+    by_json = strict(volumes.client.get("/api/predict_sample?filename=sample.json"))
+    assert answer["output"][0]["prediction"] == by_json["output"][0]["prediction"]
+
+
+def test_an_input_that_is_not_uploaded_is_named(volumes):
+    refused = strict(volumes.client.post("/api/predict", data={"t1": (io.BytesIO(b"x"), "a.npy")}), 400)
+    assert "t2" in refused["error"]
+
+
+def test_inputs_from_addresses_can_be_forbidden(serve):
+    rest = serve("pictures", allow_urls=False)
+    assert "upload" in strict(rest.client.get("/api/predict?fileurl=http://127.0.0.1/a.png"), 403)["error"]
