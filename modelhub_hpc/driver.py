@@ -30,7 +30,7 @@ def start(paths: RunPaths, run: RunRequest, after: str | None = None) -> Started
 
     Raises UsageError if the site names no walltime, Unreachable, LimitReached or UnfitError if SLURM takes no job.
     """
-    if run.site.controller == "login" and after is None:
+    if not config.on_slurm(run.site) or (run.site.controller == "login" and after is None):
         log_path = paths.logs / f"driver-{config.node()}-{time.strftime('%Y%m%dT%H%M%S')}.log"
         command = [config.PYTHON, "-m", "modelhub_hpc.cli", "drive", "."]
         environment = {**config.job_environment(), "PYTHONSAFEPATH": "1"}

@@ -1,80 +1,24 @@
-"""Hand a run over to SLURM, and follow it from here if asked: the run goes on without this command."""
+"""Say that a run was handed over, and follow it from here if asked: it goes on without this command."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import time
-from dataclasses import dataclass
 from typing import Any
 
-from modelhub_hpc import arrays, driver, owner, run, slurm
+from modelhub_hpc import arrays, owner, run, slurm
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.output import Voice, one_line
-from modelhub_hpc.errors import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, TryAgainError
+from modelhub_hpc.errors import EXIT_INTERRUPTED, EXIT_TRY_AGAIN
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import Order, RunRequest
 from modelhub_hpc.run import Progress
 from modelhub_hpc.runfolder import read_json
+from modelhub_hpc.runs.handover import Handed, driver_job, record_of
 
 FOLLOW_S = 1.0
 _QUEUE_S = 15.0  # between two looks at SLURM's queue
-
-
-@dataclass(frozen=True)
-class Handed:
-    """A run that SLURM has. jobs: what was submitted, by what it does; at: seconds since 1970.
-
-    before: the record that an earlier driver had left, by its inode and time.
-    """
-
-    paths: RunPaths
-    run: RunRequest
-    jobs: dict[str, str]
-    at: float
-    before: tuple[int, int] | None = None
-    over: arrays.Advance | None = None
-
-
-def hand_over(paths: RunPaths, current: RunRequest, order: Order) -> Handed:
-    """Start what drives the run. Raises TryAgainError if something does already, and what SLURM answers."""
-    _refuse_second(paths, current)
-    at, before = time.time(), _record(paths)
-    if current.site.executor == "slurm-array":
-        order.write(paths)
-        done = arrays.advance(paths, current, order)
-        if done.array_job is None:
-            return Handed(paths, current, {}, at, before, done)
-        jobs = {"array": f"job {done.array_job} ({done.tasks} tasks)", "follower": f"job {done.follower}"}
-        return Handed(paths, current, jobs, at, before)
-    order.write(paths)
-    started = driver.start(paths, current)
-    return Handed(paths, current, {"driver": started.describe()}, at, before)
-
-
-def _record(paths: RunPaths) -> tuple[int, int] | None:
-    """Which record there is; a driver replaces it whole when it ends."""
-    try:
-        stat = paths.record_json.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
-
-
-def _refuse_second(paths: RunPaths, current: RunRequest) -> None:
-    holder = owner.holder(paths.private)
-    if holder is not None and holder.alive:
-        raise TryAgainError(f"The run is driven by {holder.record.describe()}; it goes on by itself.")
-    job = driver_job(current)
-    if job is not None:
-        why = f" ({job.reason})" if job.state == "PENDING" else ""
-        raise TryAgainError(f"The run is driven by job {job.id}, which is {job.state}{why}; it goes on by itself.")
-
-
-def driver_job(current: RunRequest) -> slurm.Job | None:
-    """The job that drives the run, waiting or running. Raises Unreachable."""
-    name = slurm.job_name(current.run_id)
-    return next((job for job in slurm.queue(name) if job.name == name and not job.ended), None)
 
 
 def tell(handed: Handed, voice: Voice) -> None:
@@ -136,7 +80,7 @@ def follow(handed: Handed, voice: Voice) -> int | None:
 
 def _ended(handed: Handed) -> dict[str, Any] | None:
     """The record of the run, once its driver has written it."""
-    if _record(handed.paths) in (None, handed.before):
+    if record_of(handed.paths) in (None, handed.before):
         return None
     return read_json(handed.paths.record_json) or None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelhub_hpc import arrays, config, driver, models, request, resources, run, slurm
 from modelhub_hpc.cli import progress as display
-from modelhub_hpc.cli.handover import follow, hand_over, tell
+from modelhub_hpc.cli.handover import follow, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
@@ -23,6 +23,7 @@ from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
 from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
 from modelhub_hpc.runfolder import privately, read_json
+from modelhub_hpc.runs.handover import hand_over
 
 _FIRST_FAILURES = 3
 # which have no flags
