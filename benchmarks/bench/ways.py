@@ -1,0 +1,193 @@
+"""Two ways over the same cases: the bare loop, which is the limit, and `mh-hpc submit`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import REPO
+from modelhub_hpc import config, images
+from modelhub_hpc.errors import ModelHubError
+
+CACHE = "MH_HPC_CACHE_DIR"
+IMAGE = "modelhub-hpc/onnxruntime:1"
+LIMIT_S = 3600.0
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_INSIDE = REPO / "benchmarks/bench/inside"
+
+Case = str | dict[str, dict[str, str]]  # what infer() takes: a path, or paths by key
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What one process with a loaded model did. starts: when it began each of its cases, in order; end: of the last.
+
+    warm: how many of the first ones count as warming up. Times in seconds since 1970.
+    """
+
+    starts: tuple[float, ...]
+    end: float
+    warm: int = 1
+
+    @property
+    def busy(self) -> tuple[float, int]:
+        """Seconds that it spent once it was warm, and on how many cases."""
+        rest = self.starts[self.warm :]
+        return (self.end - rest[0], len(rest)) if rest else (0.0, 0)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage over all cases. begun: when its command was started."""
+
+    begun: float
+    workers: tuple[Worker, ...]
+
+    @property
+    def cases(self) -> int:
+        return sum(len(each.starts) for each in self.workers)
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the command to the last result."""
+        return max(each.end for each in self.workers) - self.begun
+
+    @property
+    def rate(self) -> float:
+        """Cases per second from when all workers were warm to the last result."""
+        since = max(each.starts[min(1, len(each.starts) - 1)] for each in self.workers)
+        count = sum(start >= since for each in self.workers for start in each.starts)
+        return count / (max(each.end for each in self.workers) - since)
+
+    @property
+    def per_case(self) -> float:
+        """Seconds of a warm worker per case, whatever it did in them."""
+        spent = [each.busy for each in self.workers]
+        return sum(seconds for seconds, _ in spent) / sum(count for _, count in spent)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all ways share: model (the contribution's folder), folder of the inputs, image (None: without container)."""
+
+    model: Path
+    inputs: Path
+    image: Path | None
+    workers: int
+    threads: int = 1
+    batch: int = 1
+    gpu: bool = False
+
+    @property
+    def source(self) -> str:
+        return "/contrib_src" if self.image else str(self.model / "contrib_src")
+
+    @property
+    def engine(self) -> str:
+        return "/framework" if self.image else str(REPO / "engine")
+
+    def inside(self, script: str, *arguments: str) -> list[str]:
+        """The command that runs a script of bench/inside in the same image, by plain apptainer exec."""
+        if self.image is None:
+            return [sys.executable, str(_INSIDE / script), *arguments]
+        shown = {self.model / "contrib_src": "/contrib_src", REPO / "engine": "/framework", _INSIDE: "/inside"}
+        binds = [f"{source}:{target}:ro" for source, target in shown.items()]
+        command = ["apptainer", "-q", "exec", *NO_PRIVILEGES, *(["--nv"] if self.gpu else [])]
+        command += [word for bind in (*binds, f"{self.inputs}:{self.inputs}:ro") for word in ("--bind", bind)]
+        return [*command, str(self.image), "python3", f"/inside/{script}", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Of the caller's options only where images lie, and as many threads as a worker may use."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MH_HPC_", "APPTAINER"))}
+        threads = {name: str(self.threads) for name in _THREADS}
+        return {**kept, **threads, CACHE: cache(), "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+NO_PRIVILEGES = ("--no-privs",)  # without it root starts no container on systems that keep a privilege from him
+
+
+def cache() -> str:
+    return os.environ.get(CACHE) or str(REPO / "build/cache")
+
+
+def image(runtime: str, name: str | None = None) -> Path | None:
+    """The image that the runtime needs. SystemExit where there is none."""
+    if runtime == "host":
+        return None
+    os.environ.setdefault(CACHE, cache())
+    try:
+        return images.find(name or IMAGE, config.load()).path
+    except ModelHubError as error:
+        raise SystemExit(str(error)) from None
+
+
+def bare(setting: Setting, cases: Sequence[Case]) -> Passage:
+    """One process per worker, each with its share, until the last has ended."""
+    begun = time.time()
+    processes = []
+    for number in range(setting.workers):
+        share = list(cases[number :: setting.workers])
+        asked = {"engine": setting.engine, "source": setting.source, "cases": share, "batch": setting.batch}
+        processes.append(_start(setting.inside("bare.py"), setting.environment(), json.dumps(asked)))
+    answers = [json.loads(_answer(each)) for each in processes]
+    return Passage(begun, tuple(Worker(tuple(each["starts"]), each["end"], setting.batch) for each in answers))
+
+
+def submit(setting: Setting, inputs: Path, outdir: Path, *options: str) -> Passage:
+    """`mh-hpc submit` with the local executor."""
+    command = [sys.executable, "-m", "modelhub_hpc.cli", "-q", "submit", "--model", str(setting.model)]
+    command += ["--inputs", str(inputs), "--outdir", str(outdir), "--executor", "local"]
+    command += ["--runtime", "apptainer" if setting.image else "host", "--workers", str(setting.workers)]
+    command += ["--image", str(setting.image)] if setting.image else []
+    command += ["--gpu", "on" if setting.gpu else "off", "-c", str(setting.threads)]
+    command += ["--batch-size", str(setting.batch)] if setting.batch > 1 else []
+    begun = time.time()
+    done = subprocess.run([*command, *options], env=setting.environment(), timeout=LIMIT_S, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"mh-hpc submit: exit code {done.returncode}")
+    return Passage(begun, workers_of(outdir))
+
+
+def workers_of(outdir: Path) -> tuple[Worker, ...]:
+    """What each worker of a finished run did, by its shards; its first shard is that of warming up."""
+    found: dict[str, list[tuple[list[float], float]]] = {}
+    for path in (outdir / "shards").glob("c*.jsonl"):
+        head, *lines = path.read_bytes().splitlines()[:-1]
+        by = json.loads(head)["by"]
+        starts = sorted(json.loads(line)["started"] for line in lines)
+        found.setdefault(f"{by['job']} {by['worker']} {by['log']}", []).append((starts, path.stat().st_mtime))
+    return tuple(_worker(sorted(shards)) for shards in found.values())
+
+
+def _worker(shards: list[tuple[list[float], float]]) -> Worker:
+    starts = tuple(itertools.chain.from_iterable(starts for starts, _ in shards))
+    return Worker(starts, shards[-1][1], len(shards[0][0]))
+
+
+def turn_about(ways: Mapping[str, Callable[[int], Any]], repeats: int) -> list[dict[str, Any]]:
+    """What each way gives, in rounds in which every way has its turn. A way is given the number of the round."""
+    return [{name: way(number) for name, way in ways.items()} for number in range(repeats)]
+
+
+def _start(command: list[str], env: dict[str, str], given: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(given)
+    process.stdin.close()
+    return process
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    text = process.stdout.read()
+    if process.wait(LIMIT_S):
+        raise SystemExit(f"exit code {process.returncode} of the bare loop")
+    return text
