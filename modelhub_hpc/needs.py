@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 
 def check(model: Contribution, site: SiteConfig) -> None:
     """InvalidError where a run may not have the network that the model needs, UnfitError where there is no GPU."""
+    if config.shares_no_gpu(site):
+        jobs = "jobs ask for no GPU with --gres or --gpus-per-node"
+        why = jobs if config.on_slurm(site) else "there is no GPU here"
+        log.warning("--sessions-per-gpu %d has no effect: %s", site.sessions_per_gpu, why)
     _check_network(model, site)
     if model.needs.gpu:
         _check_gpu(shown(model.name), site)

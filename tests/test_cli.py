@@ -377,6 +377,18 @@ def test_dry_run_shows_everything_and_writes_nothing(mh: Shell, toy: Path, cases
     assert sorted(mh.cwd.rglob("*")) == before
 
 
+def test_dry_run_says_what_workers_that_share_a_gpu_take(mh: Shell, toy: Path, cases: Write) -> None:
+    words = begin(toy, cases(a="ok"), "--dry-run", "--executor", "local", "--mem", "1G", "--sessions-per-gpu", 2)
+    shared = mh(*words, CUDA_VISIBLE_DEVICES="0,1")
+    assert "4 (" in shared.stdout and "2 to a GPU" in shared.stdout and "4,096 MiB for all together" in shared.stdout
+    assert not shared.stderr
+    alone = mh(*words, CUDA_VISIBLE_DEVICES="")
+    assert alone.returncode == 0 and "to a GPU" not in alone.stdout
+    assert alone.stderr.count("--sessions-per-gpu 2 has no effect: there is no GPU here") == 1
+    job = mh(*words, "--executor", "slurm-array", "-t", "5")
+    assert job.stderr.count("--sessions-per-gpu 2 has no effect: jobs ask for no GPU") == 1
+
+
 def test_hostile_names(mh: Shell, toy: Path) -> None:
     folder = mh.cwd / os.fsdecode(b"-in \n\xff'\"")
     folder.mkdir()

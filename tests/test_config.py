@@ -239,6 +239,28 @@ def test_gpus_come_from_the_job_where_it_says(monkeypatch: pytest.MonkeyPatch) -
     assert config.worker_count(SiteConfig()) == max(1, config.cores() // 2)
 
 
+def test_workers_may_share_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-77")
+    site = SiteConfig(sessions_per_gpu=3)
+    assert (config.worker_count(site), config.workers_here(site)) == (6, 6)
+    assert config.thread_count(site) == max(1, config.cores() // 6)
+    assert config.worker_count(dataclasses.replace(site, workers=5)) == 5
+    assert config.worker_count(dataclasses.replace(site, executor="inline")) == 1
+    job = dataclasses.replace(site, executor="slurm", gpus_per_node="a100:4")
+    assert (config.workers_per_job(job), config.workers_here(job)) == (12, 12)
+    assert config.workers_per_job(dataclasses.replace(job, workers_per_job=2)) == 2
+
+
+def test_without_gpus_there_is_nothing_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    here = SiteConfig(sessions_per_gpu=2)
+    job = dataclasses.replace(here, executor="slurm", gres="lustre:1")
+    assert config.worker_count(here) == config.worker_count(SiteConfig()) and config.workers_per_job(job) == 1
+    assert config.shares_no_gpu(here) and config.shares_no_gpu(job)
+    assert not config.shares_no_gpu(SiteConfig())
+    assert not config.shares_no_gpu(dataclasses.replace(job, gres="gpu:1"))
+
+
 def test_the_wheel_takes_every_package() -> None:
     setup = configparser.ConfigParser()
     setup.read(REPO / "setup.cfg")

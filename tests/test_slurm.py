@@ -442,6 +442,8 @@ def test_a_controller_that_does_not_answer(real: Cluster, tmp_path: Path, monkey
         ]),
         (SiteConfig(time=Walltime("5"), gpus_per_node=Word("v100:4"), mem_mb=1000, workers_per_job=2), [
             "--time=5", "--mem=2000M", "--gpus-per-node=v100:4", "--signal=B:USR2@60"]),
+        (SiteConfig(time=Walltime("5"), gres=Word("gpu:2"), mem_mb=1000, threads=2, sessions_per_gpu=3), [
+            "--time=5", "--mem=6000M", "--cpus-per-task=12", "--gres=gpu:2", "--signal=B:USR2@60"]),
         (SiteConfig(time=Walltime("1"), drain_s=300.0), ["--time=1", "--signal=B:USR2@15"]),
         (SiteConfig(time=Walltime("UNLIMITED"), drain_s=300.0), ["--time=UNLIMITED", "--signal=B:USR2@300"]),
     ],

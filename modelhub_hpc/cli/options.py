@@ -37,6 +37,7 @@ FOR_RUNS = (
     "mem_mb",
     "threads",
     "gpu",
+    "sessions_per_gpu",
     "case_timeout_s",
     "start_timeout_s",
     "chunk_size",

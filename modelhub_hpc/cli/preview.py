@@ -10,6 +10,7 @@ from typing import Any
 
 from modelhub_hpc import config, executors, launch, plan, resources, slurm
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, size
+from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.inputs import extension
 from modelhub_hpc.plan import Case, Chunk, Found, Manifest, Skipped
 from modelhub_hpc.record import RunPaths, State
@@ -84,19 +85,14 @@ def _script(run: RunRequest) -> str:
 def _rows(shown: _Preview) -> list[tuple[str, str]]:
     run, site = shown.run, shown.run.site
     formats = ", ".join(f"{count:,} {name}" for name, count in shown.formats.items())
-    gpus = ", ".join(config.gpus(site)) or "none"
     rows = [
         ("model", f"{one_line(run.model.name)} {run.model.version} ({one_line(run.model.path)})"),
         ("image", f"{run.image.name} ({one_line(run.image.path)})" if run.image else "none (--runtime host)"),
         ("cases", f"{len(shown.cases):,} ({size(shown.bytes)}: {formats})"),
         *(("skipped", f"{one_line(each.path)}: {one_line(each.reason)}") for each in shown.skipped[:_SHOWN]),
         *([("skipped", f"and {len(shown.skipped) - _SHOWN} more")] if len(shown.skipped) > _SHOWN else []),
-        (
-            "workers",
-            f"{shown.workers} ({site.executor}), {number(config.thread_count(site), 'thread')}, GPUs: {gpus}"
-            if not config.on_slurm(site)
-            else f"up to {shown.workers} ({site.executor}), {config.workers_per_job(site)} in each job",
-        ),
+        ("workers", _worker_words(shown)),
+        *([("memory", _memory_words(site))] if site.mem_mb else []),
         ("chunks", _chunk_words(shown)),
         ("run folder", one_line(shown.paths.root)),
         ("session", one_line(shlex.join(shown.command))),
@@ -106,6 +102,24 @@ def _rows(shown: _Preview) -> list[tuple[str, str]]:
         to_go = run.cases - state.done - state.failed
         rows.append(("standing", f"{state.done:,} done, {state.failed:,} failed, {to_go:,} to go"))
     return rows
+
+
+def _worker_words(shown: _Preview) -> str:
+    site = shown.run.site
+    several = site.sessions_per_gpu > 1 and not config.shares_no_gpu(site)
+    shared = f", {site.sessions_per_gpu} to a GPU" if several else ""
+    if config.on_slurm(site):
+        return f"up to {shown.workers} ({site.executor}), {config.workers_per_job(site)} in each job{shared}"
+    gpus = ", ".join(config.gpus(site)) or "none"
+    threads = number(config.thread_count(site), "thread")
+    return f"{shown.workers} ({site.executor}), {threads} each, GPUs: {gpus}{shared}"
+
+
+def _memory_words(site: SiteConfig) -> str:
+    """What --mem comes to where several models are together."""
+    together, where = config.workers_here(site), "a job" if config.on_slurm(site) else "all together"
+    each = site.mem_mb or 0
+    return f"{each:,} MiB for each worker" + (f", {each * together:,} MiB for {where}" if together > 1 else "")
 
 
 def _chunk_words(shown: _Preview) -> str:
@@ -133,7 +147,9 @@ def _facts(shown: _Preview) -> dict[str, Any]:
         "skipped": [{"path": each.path, "reason": each.reason} for each in shown.skipped],
         "executor": run.site.executor,
         "workers": shown.workers,
+        "workers_here": config.workers_here(run.site),
         "threads": config.thread_count(run.site),
+        "mem_mb": run.site.mem_mb,
         "gpus": list(config.gpus(run.site)),
         "chunks": None if chunks is None else len(chunks),
         "command": shown.command,

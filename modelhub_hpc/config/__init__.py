@@ -37,7 +37,16 @@ from modelhub_hpc.config.surroundings import (
     node,
     scratch_dir,
 )
-from modelhub_hpc.config.workforce import model_mb, on_slurm, thread_count, worker_count, workers_here, workers_per_job
+from modelhub_hpc.config.workforce import (
+    gpus_per_job,
+    model_mb,
+    on_slurm,
+    shares_no_gpu,
+    thread_count,
+    worker_count,
+    workers_here,
+    workers_per_job,
+)
 from modelhub_hpc.errors import UsageError
 
 __all__ = [
@@ -59,6 +68,7 @@ __all__ = [
     "from_json",
     "git_environment",
     "gpus",
+    "gpus_per_job",
     "in_round",
     "job_end",
     "job_environment",
@@ -72,6 +82,7 @@ __all__ = [
     "on_slurm",
     "scratch_dir",
     "seconds_of",
+    "shares_no_gpu",
     "thread_count",
     "to_json",
     "worker_count",

@@ -30,7 +30,9 @@ class SiteConfig:
         "that a driver feeds, or a 'slurm-array' of independent jobs",
     )
     workers: int | None = _option(
-        None, "worker processes; default one per GPU, or one per two cores; on SLURM the most at a time, default 4"
+        None,
+        "worker processes; default 'sessions_per_gpu' for each GPU, or one per two cores; on SLURM the most at a time, "
+        "default 4",
     )
     min_workers: int | None = _option(
         None, "SLURM: workers to keep when less work is left; default as many as 'workers'"
@@ -39,6 +41,9 @@ class SiteConfig:
         None, "threads a model may use; default the cores divided by the workers; on SLURM CPUs per worker"
     )
     gpu: Literal["auto", "on", "off"] = _option("auto", "pass GPUs into the container (--nv)")
+    sessions_per_gpu: int = _option(
+        1, "workers that share each GPU, each with the model in it, where one leaves it idle"
+    )
     mem_mb: int | None = _option(None, "memory a model may use in MiB; above it the case fails")
     partition: Word | None = _option(None, "SLURM: partition of the workers (-p)")
     account: Word | None = _option(None, "SLURM: account to charge (-A)")
@@ -50,7 +55,7 @@ class SiteConfig:
     gpus_per_node: Word | None = _option(None, "SLURM: GPUs of a worker job where the site wants it said this way")
     constraint: Word | None = _option(None, "SLURM: features that nodes must have (-C)")
     workers_per_job: int | None = _option(
-        None, "SLURM: workers that share one job and its GPUs; default one per GPU of the job, or one"
+        None, "SLURM: workers that share one job and its GPUs; default 'sessions_per_gpu' for each GPU, or one"
     )
     sbatch_args: tuple[SbatchArgument, ...] = _option(
         (), "SLURM: further arguments of sbatch for worker jobs, such as --exclusive"

@@ -17,12 +17,12 @@ def on_slurm(config: SiteConfig) -> bool:
 
 
 def worker_count(config: SiteConfig) -> int:
-    """Workers of a run: one inline, else as set, else 4 on SLURM; here one per GPU, else one per two cores."""
+    """Workers of a run: one inline, else as set, else 4 on SLURM; here by its GPUs, else one per two cores."""
     if config.executor == "inline":
         return 1
     if on_slurm(config):
         return config.workers or _SLURM_WORKERS
-    return config.workers or len(gpus(config)) or max(1, cores() // 2)
+    return config.workers or len(gpus(config)) * config.sessions_per_gpu or max(1, cores() // 2)
 
 
 def workers_here(config: SiteConfig) -> int:
@@ -31,14 +31,28 @@ def workers_here(config: SiteConfig) -> int:
 
 
 def workers_per_job(config: SiteConfig) -> int:
-    """Workers of one SLURM job: as set, else one per GPU that the job asks for, else one.
+    """Workers of one SLURM job: as set, else as many as share the GPUs that the job asks for, else one.
 
-    >>> [workers_per_job(SiteConfig(gres=each)) for each in ("gpu:4", "gpu:a100:2(S:0),lustre:1", "gpu", "nvme:9")]
-    [4, 2, 1, 1]
+    >>> workers_per_job(SiteConfig(gres="gpu:4")), workers_per_job(SiteConfig(gres="gpu:4", sessions_per_gpu=2))
+    (4, 8)
     """
-    asked = f",{config.gres or ''},gpu:{config.gpus_per_node or ''}"
-    counts = re.findall(r",(?:gres[:/])?gpu(?::[^,:(]*[^,:(\d][^,:(]*)?:(\d+)(?=[,(]|$)", asked)
-    return config.workers_per_job or max(1, sum(map(int, counts)))
+    return config.workers_per_job or max(1, gpus_per_job(config) * config.sessions_per_gpu)
+
+
+def gpus_per_job(config: SiteConfig) -> int:
+    """GPUs that a worker's job asks for.
+
+    >>> [gpus_per_job(SiteConfig(gres=each)) for each in ("gpu:4", "gpu:a100:2(S:0),lustre:1", "gpu", "nvme:9", None)]
+    [4, 2, 1, 0, 0]
+    """
+    asked = f",{config.gres or ''},{config.gpus_per_node and f'gpu:{config.gpus_per_node}'}"
+    found = re.findall(r",(?:gres[:/])?gpu(?=[:,(]|$)(?::[^,:(]*[^,:(\d][^,:(]*)?(?::(\d+))?(?=[,(]|$)", asked)
+    return sum(int(count or 1) for count in found)
+
+
+def shares_no_gpu(config: SiteConfig) -> bool:
+    """Whether several workers were to share each GPU, and there is none of which that is known."""
+    return config.sessions_per_gpu > 1 and not (gpus_per_job(config) if on_slurm(config) else gpus(config))
 
 
 def model_mb(config: SiteConfig) -> int | None:

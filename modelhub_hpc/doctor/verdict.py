@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -129,7 +128,7 @@ def _python(asked: Asked, met: Met) -> Check:
 
 
 def _gpus(site: SiteConfig, devices: Devices | None) -> Check:
-    asked, name = gpus_asked(site), "GPUs of the job"
+    asked, name = config.gpus_per_job(site), "GPUs of the job"
     if devices is None:
         return Check(name, None, "not looked at")
     if not asked:
@@ -143,18 +142,6 @@ def _gpus(site: SiteConfig, devices: Devices | None) -> Check:
     if len(visible) < asked or devices.listed == []:
         return Check(name, False, detail, mend)
     return Check(name, True, detail)
-
-
-def gpus_asked(site: SiteConfig) -> int:
-    """GPUs that a worker's job asks for.
-
-    >>> [gpus_asked(SiteConfig(gres=each)) for each in (None, "nvme:1", "gpu", "gpu:a100:2")]
-    [0, 0, 1, 2]
-    """
-    kinds = [re.sub("^gres[:/]", "", each).split(":")[0] for each in (site.gres or "").split(",")]
-    if "gpu" not in kinds and not site.gpus_per_node:
-        return 0
-    return config.workers_per_job(dataclasses.replace(site, workers_per_job=None))
 
 
 def _machine(seen: Seen, here: Sequence[Check]) -> Iterator[Check]:

@@ -69,6 +69,20 @@ def test_workers_that_share_a_job_have_a_gpu_each(cluster: Cluster, tmp_path: Pa
     assert len(by_job) == 3 and set(map(frozenset, by_job.values())) == {frozenset({"0", "1"})}
 
 
+def test_workers_may_share_each_gpu_of_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    run = SlurmRun(cluster, tmp_path)
+    run.numbers(24, 0.2)
+    ended = run.submit("--sessions-per-gpu", "2", "--mem", "400M", "--chunk-size", "1", "--workers", "4")
+    assert ended.code == 0, ended.text
+    record = run.ends()
+    run.right(24)
+    by_job: dict[str, list[tuple[str, ...]]] = {}
+    for worker in record["workers"]:
+        by_job.setdefault(worker["job"], []).append(tuple(worker["gpus"]))
+    assert len(by_job) == 2
+    assert all(len(gpus) == 2 and len(set(gpus)) == 1 and len(gpus[0]) == 1 for gpus in by_job.values()), by_job
+
+
 def test_failed_cases_are_data_and_can_be_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     for executor in ("slurm", "slurm-array"):
         run = SlurmRun(cluster, tmp_path / executor, executor)
