@@ -31,6 +31,7 @@ from modelhub_hpc.cli.pull import pull
 from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
 from modelhub_hpc.cli.sandbox import sandbox, shell
+from modelhub_hpc.cli.serve import serve
 from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
@@ -223,6 +224,7 @@ cli.add_command(recipe)
 cli.add_command(config_group)
 cli.add_command(site)
 cli.add_command(sandbox)
+cli.add_command(serve)
 cli.add_command(shell)
 
 

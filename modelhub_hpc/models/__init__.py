@@ -39,6 +39,16 @@ def shipped() -> Path:
     return resources.folder("registry") / "contributions"
 
 
+def here(site: SiteConfig) -> list[str]:
+    """The names of all models that are on this machine, in order."""
+    return _known([*site.model_dirs, shipped()], site)
+
+
+def _known(places: list[Path], site: SiteConfig) -> list[str]:
+    brought = {each.name for each in pulled.everything(site)}
+    return sorted({path.parent.name for place in places for path in place.glob("*/contrib_src")} | brought)
+
+
 def _unknown(model: str, places: list[Path], site: SiteConfig) -> InvalidError:
     name, version = pulled.parse(model)
     searched = [*places, pulled.folder(site)]
@@ -49,8 +59,7 @@ def _unknown(model: str, places: list[Path], site: SiteConfig) -> InvalidError:
             f"'{shown(name)}' is here in version {here}, and not in {shown(version)}.\n"
             f"Bring it:  mh-hpc pull {shown(model)}{there}"
         )
-    brought = {each.name for each in pulled.everything(site)}
-    known = sorted({path.parent.name for place in places for path in place.glob("*/contrib_src")} | brought)
+    known = _known(places, site)
     near = difflib.get_close_matches(Path(name).name, known, n=1)
     guess = f"Did you mean '{near[0]}'?" if near else f"Known models: {', '.join(known) or '(none)'}"
     return InvalidError(f"There is no model '{shown(model)}'. {guess}{there}")

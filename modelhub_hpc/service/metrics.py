@@ -1,0 +1,11 @@
+"""Nothing yet."""
+
+from __future__ import annotations
+
+import flask
+
+from modelhub_hpc.service.served import Service
+
+
+def blueprint(service: Service) -> flask.Blueprint:
+    return flask.Blueprint("metrics", __name__)

@@ -1,0 +1,142 @@
+"""What a server serves: models by name, their sessions, and what goes when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modelhub_hpc import __version__, config, images, models, needs, processes, resources
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.contribution import Contribution
+from modelhub_hpc.digests import tree_digest
+from modelhub_hpc.errors import MachineError, ModelHubError, UsageError, shown
+from modelhub_hpc.plan import safe_name
+from modelhub_hpc.predict import Predictor
+from modelhub_hpc.request import RunRequest
+from modelhub_hpc.service import rest
+from modelhub_hpc.service.sessions import LocalSeat, Queue, SessionPool, Sweeper
+from modelhub_hpc.service.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+_KIND = "mh-hpc-serve"
+KEEP_S = 3600.0  # an array that nobody has fetched by then
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as clients know it. rest: the engine's RequestHandler for it; outputs: arrays that clients may fetch."""
+
+    name: str
+    contribution: Contribution
+    sessions: SessionPool
+    rest: Any
+    outputs: Path
+
+
+class Service:
+    """The models of a server. Close it: sessions are processes."""
+
+    def __init__(self, settings: ServiceSettings, models: Mapping[str, Contribution]) -> None:
+        """models: by their names in addresses. Raises InvalidError or UnfitError for one that cannot run."""
+        self.settings = settings
+        queue = Queue(settings.max_waiting + settings.sessions)
+        engine = tree_digest(resources.folder("engine"))
+        self.models = {name: _serve(name, model, settings, queue, engine) for name, model in models.items()}
+        self._sweeper = Sweeper(self._sweep)
+
+    def close(self) -> None:
+        """End all sessions; requests that a session works on are answered first."""
+        self._sweeper.close()
+        for model in self.models.values():
+            model.sessions.close()
+
+    def _sweep(self) -> None:
+        for model in self.models.values():
+            model.sessions.end_idle()
+            for path in model.outputs.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > KEEP_S:
+                        path.unlink()
+
+
+@contextlib.contextmanager
+def private_folder(site: SiteConfig) -> Iterator[Path]:
+    """A folder for a server's life, after removing those of servers that were killed. Raises MachineError."""
+    base = config.scratch_dir(site)
+    try:
+        for left in processes.ended_folders(base, _KIND):
+            processes.remove_tree(left)
+        folder = processes.private_folder(base, _KIND)
+    except OSError as error:
+        message = f"No folder can be made in {base}: {error.strerror}. Choose another: --scratch-dir or TMPDIR."
+        raise MachineError(message, config.node()) from error
+    try:
+        yield folder
+    finally:
+        processes.remove_tree(folder)
+
+
+def find(names: Sequence[str], site: SiteConfig) -> dict[str, Contribution]:
+    """The models of these names; without names all that are here, as long as their images are, too."""
+    if not names:
+        every = {name: models.find(name, site) for name in models.here(site)}
+        return {name: model for name, model in every.items() if _can_run(model, site)}
+    found = {safe_name(Path(name).name): models.find(name, site) for name in names}
+    if len(found) < len(names):
+        raise UsageError("Two of the models have one name; serve them by two servers.")
+    return found
+
+
+def _can_run(model: Contribution, site: SiteConfig) -> bool:
+    try:
+        needs.check(model, site)
+        if site.runtime != "host":
+            images.find(model.image, site)
+    except ModelHubError as error:
+        log.warning("%s is not served: %s", shown(model.name), str(error).splitlines()[0])
+        return False
+    return True
+
+
+def _serve(
+    name: str, model: Contribution, settings: ServiceSettings, queue: Queue, engine: str
+) -> ServedModel:
+    needs.check(model, settings.site)
+    requests, outputs = (settings.folder / kind / name for kind in ("requests", "outputs"))
+    for folder in (requests, outputs):
+        folder.mkdir(parents=True, mode=0o700)
+    run = _run(model, settings, engine, (requests, model.contrib_src / "sample_data"))
+    sessions = SessionPool(lambda: LocalSeat(Predictor(run, None)), settings.sessions, queue, settings.idle_s)
+    return ServedModel(name, model, sessions, rest.handler(model, sessions, requests, outputs, settings), outputs)
+
+
+def _run(model: Contribution, settings: ServiceSettings, engine: str, roots: tuple[Path, ...]) -> RunRequest:
+    """The sessions' terms, which are those of a run without cases."""
+    site = replace(
+        settings.site,
+        workers=settings.sessions,
+        max_input_mb=min(settings.site.max_input_mb, 8 * settings.max_upload_bytes // 2**20),
+    )
+    image = None if site.runtime == "host" else images.find(model.image, site)
+    if image is not None:
+        images.admit(image, site)
+    return RunRequest(
+        run_id=f"serve-{safe_name(model.name)}",
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        command="mh-hpc serve",
+        software=__version__,
+        engine=engine,
+        model=model,
+        image=image,
+        site=site,
+        inputs=(),
+        roots=roots,
+        plan="",
+        cases=0,
+    )
