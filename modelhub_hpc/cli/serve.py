@@ -83,8 +83,9 @@ def serve(
         service = Service(_settings(site, token, folder, bind, given), wanted)
         try:
             running = server.Server(service, listening)
-            _tell(service.settings, bind, listening.getsockname(), list(service.models), voice)
-            running.serve()
+            with running.stopped_by_signals():
+                _tell(service.settings, bind, listening.getsockname(), list(service.models), voice)
+                running.serve()
         finally:
             service.close()
     voice.say("The server is ended.")

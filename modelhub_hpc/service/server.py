@@ -87,7 +87,7 @@ def _closed_on_error(server: socket.socket) -> Iterator[None]:
 
 
 class Server:
-    """Serves until a signal says to stop; requests that are being answered then are answered first."""
+    """Serves until it is stopped; requests that are being answered then are answered first."""
 
     def __init__(self, service: Service, listening: socket.socket) -> None:
         settings = service.settings
@@ -115,15 +115,12 @@ class Server:
         self._server.channel_class = _channel(settings)
 
     def serve(self) -> None:
-        """Until SIGTERM or SIGINT; the second of them ends it at once."""
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Until stop(); then it takes DRAIN_S at most."""
         try:
             while not self._is_over():
                 wasyncore.loop(timeout=_TICK_S, use_poll=True, map=self._map, count=1)
                 self._end_slow()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self._server.task_dispatcher.shutdown(timeout=1)
             self._server.close()
             for channel in list(self._server.active_channels.values()):
@@ -136,10 +133,21 @@ class Server:
         self._stop_by = time.monotonic() + DRAIN_S
         self._server.pull_trigger()
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stop_by is not None:
-            raise KeyboardInterrupt
-        self.stop()
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop it; the second of them ends it at once. For the main thread."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            if self._stop_by is not None:
+                raise KeyboardInterrupt
+            self.stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _is_over(self) -> bool:
         if self._stop_by is None:
