@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ def serve(
     token = _token(token_file, no_auth, bind)
     voice = voice_of(as_json)
     wanted = find(models, site)
+    os.umask(0o027 if site.group_readable else 0o077)  # once: it is every thread's
     with server.listen(bind, port) as listening, private_folder(site) as folder:
         service = Service(_settings(site, token, folder, bind, given), wanted)
         try:
@@ -129,20 +131,25 @@ def _settings(
 
 def _tell(settings: ServiceSettings, bind: str, address: Any, models: list[str], voice: Voice) -> None:
     logging.getLogger("modelhub_hpc.service.access").setLevel(logging.INFO)
-    query = f"?token={settings.token}" if settings.token else ""
-    if bind.startswith("unix:"):
-        file = bind.removeprefix("unix:")
-        facts: dict[str, Any] = {"socket": file, "token": settings.token, "models": models}
-        voice.say(f"Serving {one_line(', '.join(models))} on the socket {one_line(file)}:\n")
-        voice.say(f"  curl --unix-socket {one_line(file)} http://localhost/{query}\n")
-    else:
-        host = f"[{bind}]" if ":" in bind else bind
-        url, tunnel = f"http://{host}:{address[1]}/{query}", f"ssh -L {address[1]}:{host}:{address[1]} "
-        tunnel += f"{config.caller().user}@{config.node()}"
-        facts = {"url": url, "port": address[1], "token": settings.token, "ssh": tunnel, "models": models}
-        voice.say(f"Serving {one_line(', '.join(models))}:\n\n  {url}\n\nFrom another machine, first:\n\n  {tunnel}\n")
     if settings.token is None:
         voice.warn("NO TOKEN IS ASKED: every user of this machine can use these models and read what they answer.")
+    facts = _facts(settings, bind, address, models)
     if voice.json:
         voice.answer(facts)
+        return
+    voice.say(f"Serving {one_line(', '.join(models)) or 'no model'}:\n\n  {one_line(facts['url'])}\n")
+    if "socket" in facts:
+        voice.say(f"on the socket of  curl --unix-socket {one_line(facts['socket'])} ...\n")
+    else:
+        voice.say(f"From another machine, first:\n\n  {facts['ssh']}\n")
     voice.say("Ctrl-C ends it.")
+
+
+def _facts(settings: ServiceSettings, bind: str, address: Any, models: list[str]) -> dict[str, Any]:
+    query = f"?token={settings.token}" if settings.token else ""
+    facts = {"token": settings.token, "models": models}
+    if bind.startswith("unix:"):
+        return {"url": f"http://localhost/{query}", "socket": bind.removeprefix("unix:"), **facts}
+    host, port = f"[{bind}]" if ":" in bind else bind, address[1]
+    tunnel = f"ssh -L {port}:{host}:{port} {config.caller().user}@{config.node()}"
+    return {"url": f"http://{host}:{port}/{query}", "port": port, "ssh": tunnel, **facts}

@@ -13,12 +13,14 @@ from werkzeug.wrappers import Response
 
 from modelhub_hpc.service import jobs_api, metrics, pages, rest
 from modelhub_hpc.service.guard import Guard
+from modelhub_hpc.service.problems import problem
 from modelhub_hpc.service.refused import Refused
 from modelhub_hpc.service.served import Service
 
 log = logging.getLogger(__name__)
 
-_FOR_PROGRAMS = re.compile(r"/api/|/models/[^/]*/api/|/jobs\b|/healthz$|/metrics$|/openapi\.json$")
+_OLD = re.compile(r"/api/|/models/[^/]*/api/")  # whose clients know {"error": ...}
+_NEW = re.compile(r"/(jobs\b|healthz$|metrics$|openapi\.json$)")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 FORM_PARTS = 1000
 FORM_BYTES = 2**20
@@ -73,8 +75,10 @@ def _show_bug(error: Exception) -> Response:
 
 
 def _told(status: int, message: str, retry_after: int | None = None) -> Response:
-    accepts = flask.request.accept_mimetypes
-    if _FOR_PROGRAMS.match(flask.request.path) or "text/html" not in accepts.values():
+    path, accepts = flask.request.path, flask.request.accept_mimetypes
+    if _NEW.match(path):
+        return problem(status, message, retry_after)
+    if _OLD.match(path) or "text/html" not in accepts.values():
         return flask.make_response({"error": message}, status)
     title = HTTP_STATUS_CODES.get(status, "Error")
     page = flask.render_template(
