@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from modelhub_hpc import config, images, inputs
+from modelhub_hpc.batches import Batches
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError, TryAgainError
 from modelhub_hpc.plan import Case
@@ -48,6 +49,7 @@ class Predictor:
         self.start_s = 0.0
         self._spec = run.session_spec(logs, self.gpus)
         self._session: Session | None = None
+        self._batches = Batches(run.site.batch_size)
         self._runs_from: images.Inode | None = None
         self._storage_faults = 0
 
@@ -81,8 +83,10 @@ class Predictor:
         flying: dict[str, tuple[Row, float]] = {}
         refused: collections.deque[CaseResult] = collections.deque()
         try:
-            for reply in self._warm().predict(self._requests(waiting, flying, refused)):
+            session = self._warm()
+            for reply in session.predict(self._requests(waiting, flying, refused), self._batches.sizes()):
                 row, started = flying.pop(reply.id)
+                self._batches.took(reply.asked, reply.batch, reply.seconds)
                 yield self._result(row, reply, started, attempts=1)
                 while refused:
                     yield refused.popleft(), {}
@@ -91,7 +95,11 @@ class Predictor:
             _hand_back_if_ended(error)
             (row, started), *others = flying.values()
             waiting.extendleft(other for other, _ in reversed(others))
-            if error.kind == "storage":
+            if error.batch > 1:
+                log.warning("%d cases together: %s; computing them one by one", error.batch, error)
+                self._batches.split(error.batch)
+                waiting.appendleft(row)
+            elif error.kind == "storage":
                 self._put_back(row, waiting, error)
             else:
                 log.warning("case %s: %s; trying it once more, alone", row[1].id, error)
@@ -161,6 +169,10 @@ class Predictor:
             self._runs_from = images.check(self._run.image)
         began = time.monotonic()
         session = Session(self._spec).__enter__()
+        if session.ready is not None and not session.ready.batches:
+            if self._run.site.batch_size != "1":
+                log.warning("the model has no infer_batch: --batch-size %s changes nothing", self._run.site.batch_size)
+            self._batches.no_more()
         self.start_s += time.monotonic() - began
         return session
 

@@ -20,10 +20,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from modelhub_hpc import apptainer, config, launch, wire
 from modelhub_hpc.aliases import Aliases
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINE = 256 * 2**20
 TAIL = 16 * 2**10
-AHEAD = 2  # requests sent before the first is answered, so that the model never waits for the host
+AHEAD = 4  # requests sent before the first is answered: the model never waits, and inputs are opened before their turn
 CLOSE_S = 10.0
 
 _HINTS = {
@@ -70,10 +70,22 @@ class Evidence:
         return "\n".join([*lines, "last lines of stderr:", self.tail.strip() or "(none)"])
 
 
+class _Sent(NamedTuple):
+    """A request that was sent: where its arrays will lie, and with how many it is computed together."""
+
+    request: Request
+    folder: Path
+    batch: int
+
+
 class SessionError(ModelHubError):
-    """The session is over. kind: crash, timeout, memory, output, or storage (the image's files went away)."""
+    """The session is over. kind: crash, timeout, memory, output, or storage (the image's files went away).
+
+    batch: how many cases were being computed together.
+    """
 
     exit_code = EXIT_INVALID
+    batch = 1
 
     def __init__(self, kind: str, message: str, evidence: Evidence) -> None:
         super().__init__(message)
@@ -157,6 +169,8 @@ class Session:
             start_new_session=True,
             bufsize=0,
         )
+        assert self._kept.process.stdin is not None
+        os.set_blocking(self._kept.process.stdin.fileno(), False)
         self._watch_stderr(self._kept.process)
         self.ready = self._await_ready()
 
@@ -226,40 +240,75 @@ class Session:
 
     # -- work ---------------------------------------------------------------------------------------------------
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def predict(
+        self, requests: Iterable[Request], sizes: Iterable[int] = itertools.repeat(1)
+    ) -> Iterator[Reply]:
         """Answer the requests in order, keeping the model busy; arrays of a reply last until the next one.
 
+        sizes: how many requests are to be computed together, asked before each such batch is put together.
         Raises SessionError when the model dies, hangs or breaks the protocol: the case to blame is the first
-        one not answered.
+        one not answered, or another one of its batch.
         """
-        flying: collections.deque[tuple[Request, Path]] = collections.deque()
-        for request in requests:
-            flying.append(self._send(request))
-            if len(flying) == AHEAD:
-                yield from self._answer(*flying.popleft())
-        while flying:
-            yield from self._answer(*flying.popleft())
-
-    def _send(self, request: Request) -> tuple[Request, Path]:
-        # the engine makes the folder if there are arrays: most cases have none
-        folder = f"output/{next(self._requests)}"
+        flying: collections.deque[_Sent] = collections.deque()
         try:
-            assert self._kept is not None and self._kept.process.stdin is not None
-            self._kept.process.stdin.write(wire.predict_line(request, self._inside(folder)))
-        except BrokenPipeError:
-            pass  # the death is met, with its reason, where the answer is read
-        return request, self.scratch / folder
+            for batch in _batches(requests, sizes):
+                # one batch is computed while the next one lies ready
+                while flying and len(flying) + len(batch) > max(AHEAD, 2 * len(batch)):
+                    yield from self._answer(flying[0])
+                    flying.popleft()
+                flying.extend(self._send(batch))
+            while flying:
+                yield from self._answer(flying[0])
+                flying.popleft()
+        except SessionError as error:
+            error.batch = flying[0].batch if flying else 1
+            raise
+
+    def _send(self, batch: Sequence[Request]) -> list[_Sent]:
+        # the engine makes the folder if there are arrays: most cases have none
+        folders = [f"output/{next(self._requests)}" for _ in batch]
+        inside = [(request, self._inside(folder)) for request, folder in zip(batch, folders)]
+        self._write(wire.predict_line(inside))
+        return [_Sent(request, self.scratch / folder, len(batch)) for request, folder in zip(batch, folders)]
+
+    def _write(self, data: bytes) -> None:
+        """Write a message, taking in answers where the pipe is full: neither side may wait for the other to read first."""
+        assert self._kept is not None and self._kept.process.stdin is not None
+        stdin, rest, deadline = self._kept.process.stdin.fileno(), data, time.monotonic() + self.spec.case_timeout_s
+        while rest:
+            try:
+                rest = rest[os.write(stdin, rest) :]
+            except BlockingIOError:
+                if not self._take_in(deadline, self._kept.process.stdin):
+                    return
+            except BrokenPipeError:
+                return  # the death is met, with its reason, where the answer is read
+
+    def _take_in(self, deadline: float, stdin: IO[bytes]) -> bool:
+        """Wait until something can be written to the model, or read of it, which is kept; False if it is dead."""
+        assert self._kept is not None and self._kept.process.stdout is not None
+        poll = select.poll()
+        poll.register(stdin, select.POLLOUT)
+        poll.register(self._kept.process.stdout, select.POLLIN)
+        ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if not ready:
+            raise self._over("timeout", f"no answer, and no request taken, within {self.spec.case_timeout_s:g} s")
+        if self._kept.process.stdout.fileno() not in ready:
+            return True
+        data = os.read(self._kept.process.stdout.fileno(), 2**20)
+        self._buffer += data
+        return bool(data)
 
     def _inside(self, name: str) -> str:
         """Where the model sees a folder of the session's scratch."""
         return f"/{name}" if self.spec.image else str(self.scratch / name)
 
-    def _answer(self, request: Request, folder: Path) -> Iterator[Reply]:
-        message = self._message(self.spec.case_timeout_s)
-        if message["type"] not in ("done", "failed") or message.get("id") != request.id:
-            raise self._over("output", f"expected the answer to {request.id!r}, got {str(message)[:200]}")
+    def _answer(self, sent: _Sent) -> Iterator[Reply]:
+        message = self._message(sent.batch * self.spec.case_timeout_s)
+        if message["type"] not in ("done", "failed") or message.get("id") != sent.request.id:
+            raise self._over("output", f"expected the answer to {sent.request.id!r}, got {str(message)[:200]}")
         try:
-            reply = wire.reply(message, folder)
+            reply = wire.reply(message, sent.folder, sent.batch)
         except (KeyError, TypeError, ValueError) as error:
             raise self._over("output", f"unusable answer: {error!r}") from error
         if reply.error and "[Errno 28]" in reply.error:
@@ -267,9 +316,9 @@ class Session:
         if reply.error and "[Errno 107]" in reply.error:
             raise self._over("storage", f"the image went away under the model: {reply.error}")
         yield reply
-        if os.path.lexists(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.aliases.forget(request.inputs)
+        if os.path.lexists(sent.folder):
+            shutil.rmtree(sent.folder, ignore_errors=True)
+        self.aliases.forget(sent.request.inputs)
 
     def _message(self, timeout_s: float) -> dict[str, Any]:
         line = self._line(timeout_s)
@@ -315,6 +364,15 @@ class Session:
         tail = self._tail.decode(errors="replace")
         name = str(self.log_path) if self.log_path else None
         return Evidence(shlex.join(self.command), code, config.node(), name, tail, self.peak_mb)
+
+
+def _batches(requests: Iterable[Request], sizes: Iterable[int]) -> Iterator[list[Request]]:
+    stream = iter(requests)
+    for size in sizes:
+        batch = list(itertools.islice(stream, size))
+        if not batch:
+            return
+        yield batch
 
 
 def _drain(stream: IO[bytes], path: Path | None, tail: bytearray, limit: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from modelhub_hpc import strictjson
 from modelhub_hpc.model_output import ArrayFile, open_array
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,17 @@ class RawOutput:
 
 @dataclass(frozen=True)
 class Reply:
-    """The model's answer: outputs, or the error it raised (kind "model" or "output")."""
+    """The model's answer: outputs, or the error it raised (kind "model" or "output").
+
+    asked: with how many cases it was to be computed together; batch: with how many it was, of whose time in the model
+    `seconds` is its share.
+    """
 
     id: str
     outputs: tuple[RawOutput, ...]
     seconds: float
+    asked: int
+    batch: int
     notes: tuple[str, ...]
     error: str | None
     kind: str
@@ -49,20 +55,24 @@ class Reply:
 
 @dataclass(frozen=True)
 class Ready:
-    """What the engine said of itself once the model was loaded."""
+    """What the engine said of itself once the model was loaded. batches: whether it computes several cases together."""
 
     python: str
     engine: str
     model_id: str
     model_name: str
+    batches: bool
 
 
-def predict_line(request: Request, output_dir: str) -> bytes:
-    """The message that asks for one case; output_dir as the model sees it."""
+def predict_line(requests: Sequence[tuple[Request, str]]) -> bytes:
+    """The message that asks for cases, together if the model can; with each the output_dir as the model sees it."""
+    given = [{"id": each.id, "input": _input(each), "output_dir": output_dir} for each, output_dir in requests]
+    return json.dumps({"type": "predict", "requests": given}).encode("ascii") + b"\n"
+
+
+def _input(request: Request) -> str | dict[str, dict[str, str]]:
     inputs = dict(request.inputs)
-    given = inputs.get("single") or {key: {"fileurl": path} for key, path in inputs.items()}
-    fields = {"type": "predict", "id": request.id, "input": given, "output_dir": output_dir}
-    return json.dumps(fields).encode("ascii") + b"\n"
+    return inputs.get("single") or {key: {"fileurl": path} for key, path in inputs.items()}
 
 
 def message(line: bytes) -> dict[str, Any]:
@@ -75,11 +85,12 @@ def message(line: bytes) -> dict[str, Any]:
 
 def ready(fields: Mapping[str, Any]) -> Ready:
     model = fields.get("model") or {}
-    return Ready(str(fields.get("python")), str(fields.get("engine")), str(model.get("id")), str(model.get("name")))
+    python, engine = str(fields.get("python")), str(fields.get("engine"))
+    return Ready(python, engine, str(model.get("id")), str(model.get("name")), fields.get("batches") is True)
 
 
-def reply(fields: Mapping[str, Any], folder: Path) -> Reply:
-    """The answer to a request, its arrays opened in `folder`.
+def reply(fields: Mapping[str, Any], folder: Path, asked: int) -> Reply:
+    """The answer to a request, its arrays opened in `folder`. asked: as Reply has it.
 
     Raises ValueError, KeyError or TypeError for anything that is none.
     """
@@ -88,6 +99,8 @@ def reply(fields: Mapping[str, Any], folder: Path) -> Reply:
         id=fields["id"],
         outputs=() if failed else tuple(_output(o, folder) for o in fields["outputs"]),
         seconds=float(fields.get("seconds", 0.0)),
+        asked=asked,
+        batch=int(fields.get("batch", 1)),
         notes=tuple(str(n) for n in fields.get("notes", ())),
         error=str(fields["error"]) if failed else None,
         kind=str(fields.get("kind", "model")),

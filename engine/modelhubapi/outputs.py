@@ -83,6 +83,14 @@ def to_json(output, notes):
     return value
 
 
+def to_json_text(output, notes):
+    """Return to_json(output, notes) as text, in ASCII: long answers take a while to encode, so it is done once."""
+    try:
+        return json.dumps(output.value, allow_nan=False)
+    except (TypeError, ValueError, RuntimeError):
+        return json.dumps(to_json(output, notes), allow_nan=False)
+
+
 def to_array(output, notes):
     """Return output's array as one that can be saved without pickling: native byte order, C order, no mask.
 

@@ -104,6 +104,26 @@ class ModelHubAPI(object):
         return {"output": described, "timestamp": _timestamp(), "processing_time": round(seconds, 3),
                 "model": {"id": config["id"], "name": config["meta"]["name"]}}
 
+    @property
+    def takes_batches(self):
+        """Whether the model can compute several inputs together."""
+        return callable(getattr(self.model, "infer_batch", None))
+
+    def infer_batch(self, inputs):
+        """Return what infer returns for each of several inputs, which the model computes together.
+
+        The seconds of each are its share. Raises what infer raises, for all of them.
+        """
+        config = self.load_config()
+        start = _clock()
+        results = self.model.infer_batch([self._unpack(input) for input in inputs])
+        seconds = (_clock() - start) / len(inputs)
+        if not isinstance(results, (list, tuple)) or len(results) != len(inputs):
+            raise outputs.OutputError("infer_batch has to return a list with one result for each of its %d inputs"
+                                      % len(inputs))
+        specs = config["model"]["io"]["output"]
+        return [(outputs.name_outputs(result, specs), seconds) for result in results]
+
     def load_config(self):
         """Return the parsed config.json, read once and shared: not to be changed. IOError, ValueError."""
         if self._config is None:

@@ -1,9 +1,11 @@
 """The pipe to the host: one JSON message per line, out of reach of whatever the model does with its stdio."""
 
+import collections
 import errno
 import fcntl
 import json
 import os
+import select
 import sys
 
 _HIGH_FD = 64  # away from the numbers that careless code closes or reuses
@@ -23,6 +25,7 @@ class Wire(object):
         self._out = private_copy(1)
         self._pid = os.getpid()
         self._rest = b""
+        self._lines = collections.deque()
         mute_stdio()
         if hasattr(os, "register_at_fork"):
             # A child that lives on must neither speak for us nor keep the host waiting for our end.
@@ -30,23 +33,38 @@ class Wire(object):
 
     def send(self, message):
         """Write one message (a dict of JSON's own types); it is sent when this returns. Raises HostGone."""
+        self.send_text(json.dumps(message, allow_nan=False))
+
+    def send_text(self, text):
+        """Write one message that is JSON already: ASCII, one line. Raises HostGone."""
         self.leave_if_forked()
-        data = json.dumps(message, allow_nan=False).encode("ascii") + b"\n"
         try:
-            write_all(self._out, data)
+            write_all(self._out, text.encode("ascii") + b"\n")
         except OSError as error:
             raise HostGone(str(error))
 
-    def lines(self):
-        """Yield the host's lines without their ends until it closes the pipe."""
-        while True:
-            while b"\n" in self._rest:
-                line, self._rest = self._rest.split(b"\n", 1)
-                yield line
-            data = _retried(os.read, self._in, 65536)
-            if not data:
-                return
-            self._rest += data
+    def line(self):
+        """Return the host's next line without its end; None once it has closed the pipe."""
+        while not self._lines:
+            if not self._read():
+                return None
+        return self._lines.popleft()
+
+    def lines_here(self):
+        """Return the lines that have come already, without waiting for more."""
+        while _can_be_read(self._in) and self._read():
+            pass
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
+
+    def _read(self):
+        """Take in what has come, waiting for something; False at the end of input."""
+        data = _retried(os.read, self._in, 65536)
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        self._lines.extend(lines)
+        return bool(data)
 
     def leave_if_forked(self):
         """End this process at once if it is a child that the model forked and let come back."""
@@ -80,6 +98,13 @@ def write_all(fd, data):
     rest = memoryview(data)
     while rest:
         rest = rest[_retried(os.write, fd, rest):]
+
+
+def _can_be_read(fd):
+    try:
+        return bool(select.select([fd], [], [], 0)[0])
+    except (OSError, select.error):  # a signal: what is here is still here later
+        return False
 
 
 def _retried(call, fd, argument):

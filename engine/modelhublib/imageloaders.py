@@ -5,10 +5,12 @@ import stat
 import struct
 import zlib
 
-from . import dicom, ioconfig
+from . import dicom, ioconfig, lazyimage
+from .ahead import INPUTS
 from .errors import explain
 from .paths import itk_path, is_path, native_path
 
+_MOST_BYTES = 8  # of a number in a voxel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -88,13 +90,19 @@ class PilImageLoader(ImageLoader):
 
     def _load(self, input):
         import PIL.Image
-        image = PIL.Image.open(input)
+        image = INPUTS.take(PilImageLoader, input)
+        image = PIL.Image.open(input) if image is None else image
         if image.format == "TIFF" and _has_equal_frames(image):
             # As a Pillow image only the first of them would ever be looked at.
             count = image.n_frames
             image.close()
             raise IOError("has %d frames, which make a volume" % count)
+        INPUTS.learn(PilImageLoader, input)
         return image
+
+    @staticmethod
+    def _prepare(path):
+        return lazyimage.prepare(path)
 
     def _checkConfigCompliance(self, image, id=None):
         try:
@@ -117,16 +125,20 @@ class SitkImageLoader(ImageLoader):
         import SimpleITK
         if not is_path(input):
             raise IOError("SimpleITK loads files, not %s" % type(input).__name__)
-        path = itk_path(input)
         if os.path.isdir(native_path(input)):
-            return SimpleITK.ReadImage(_series_files(path))
-        _check_png(native_path(input))
-        try:
-            return SimpleITK.ReadImage(path)
-        except RuntimeError:
-            if not dicom.is_bare(native_path(input)):
-                raise
-        return _read_bare_dicom(path)
+            return SimpleITK.ReadImage(_series_files(itk_path(input)))
+        image = INPUTS.take(SitkImageLoader, input)
+        image = _read_file(native_path(input)) if image is None else image
+        INPUTS.learn(SitkImageLoader, input)
+        return image
+
+    @staticmethod
+    def _prepare(path):
+        image = _read_file(path)
+        count = image.GetNumberOfComponentsPerPixel()
+        for size in image.GetSize():
+            count *= size
+        return image, _MOST_BYTES * count
 
     def _getImageDimensions(self, image):
         size = list(image.GetSize())
@@ -193,6 +205,18 @@ def _has_equal_frames(image):
         sizes.add(image.size)
     image.seek(0)
     return len(sizes) == 1
+
+
+def _read_file(path):
+    import SimpleITK
+    named = itk_path(path)
+    _check_png(path)
+    try:
+        return SimpleITK.ReadImage(named)
+    except RuntimeError:
+        if not dicom.is_bare(path):
+            raise
+    return _read_bare_dicom(named)
 
 
 def _series_files(folder):

@@ -2,7 +2,11 @@
 
 
 class ModelBase(object):
-    """A model that was loaded once and is asked many times."""
+    """A model that was loaded once and is asked many times.
+
+    A model that is faster with several inputs at once may have a method infer_batch(inputs) as well: it takes a list of
+    what infer takes, and returns a list with what infer returns for each of them, in the same order.
+    """
 
     def __init__(self):
         pass

@@ -41,6 +41,7 @@ FOR_RUNS = (
     "case_timeout_s",
     "start_timeout_s",
     "chunk_size",
+    "batch_size",
     "nan",
     "max_output_mb",
     "allow_network",

@@ -19,6 +19,7 @@ SbatchArgument = NewType("SbatchArgument", str)
 ShellLine = NewType("ShellLine", str)
 Fingerprint = NewType("Fingerprint", str)
 RegistryPlace = NewType("RegistryPlace", str)
+BatchSize = NewType("BatchSize", str)
 
 # sbatch options that mh-hpc sets itself, or that have an option of their own, by the name that refuses them
 _OWN_OPTIONS = {
@@ -147,6 +148,13 @@ def _registry_place(value: Any) -> str:
     return text if is_address else str(Path(text).expanduser().absolute())
 
 
+def _batch_size(value: Any) -> str:
+    text = str(value).lower()
+    if text != "auto" and not re.fullmatch("[1-9][0-9]{0,4}", text, re.ASCII):
+        raise ValueError("a positive number, or auto")
+    return text
+
+
 _CHECKED: Mapping[Any, Callable[[Any], Any]] = {
     Path: _path,
     Word: _word,
@@ -155,6 +163,7 @@ _CHECKED: Mapping[Any, Callable[[Any], Any]] = {
     ShellLine: _shell_line,
     Fingerprint: _fingerprint,
     RegistryPlace: _registry_place,
+    BatchSize: _batch_size,
 }
 
 

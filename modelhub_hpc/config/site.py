@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modelhub_hpc.config.kinds import Fingerprint, RegistryPlace, SbatchArgument, ShellLine, Walltime, Word
+from modelhub_hpc.config.kinds import BatchSize, Fingerprint, RegistryPlace, SbatchArgument, ShellLine, Walltime, Word
 
 
 def _option(default: Any, text: str) -> Any:
@@ -81,6 +81,9 @@ class SiteConfig:
     case_timeout_s: float = _option(3600.0, "longest time one case may take")
     start_timeout_s: float = _option(600.0, "longest time a model may take to load")
     chunk_size: int | None = _option(None, "cases per chunk; default about 30 s of work")
+    batch_size: BatchSize = _option(
+        BatchSize("1"), "cases that a model with infer_batch computes together; 'auto' finds out how many are fastest"
+    )
     max_failures: int | None = _option(None, "stop once more cases than this have failed")
     nan: Literal["fail", "keep"] = _option(
         "fail",

@@ -35,8 +35,13 @@ class Service(object):
         self.process.stdin.flush()
 
     def ask(self, input, id="1"):
-        message = {"type": "predict", "id": id, "input": input, "output_dir": self.output_dir}
-        self.write(json.dumps(message).encode("ascii") + b"\n")
+        self.ask_together([(input, id)])
+
+    def ask_together(self, cases):
+        """Ask for cases (input, id) that are to be computed together."""
+        requests = [{"id": id, "input": input, "output_dir": os.path.join(self.output_dir, id) if len(cases) > 1
+                     else self.output_dir} for input, id in cases]
+        self.write(json.dumps({"type": "predict", "requests": requests}).encode("ascii") + b"\n")
 
     def read(self):
         line = self.process.stdout.readline()
@@ -124,14 +129,14 @@ def mischief(start):
 
 def test_ready_says_who_speaks(mischief):
     assert mischief.first == {
-        "type": "ready", "protocol": 1, "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "type": "ready", "protocol": 2, "batches": False, "python": ".".join(str(part) for part in sys.version_info[:3]),
         "engine": "1.0.0", "model": {"id": "5c1e1ab4-0000-4d8b-8f0e-2f6d1c8f0003", "name": "Mischief"}}
 
 
 def test_a_prediction(mischief):
     answer = mischief.answer("/data/fine", "case 1")
     assert answer.pop("seconds") >= 0
-    assert answer == {"type": "done", "id": "case 1", "notes": [], "outputs": [
+    assert answer == {"type": "done", "id": "case 1", "batch": 1, "notes": [], "outputs": [
         {"name": "trouble", "type": "custom", "description": "", "prediction": "/data/fine", "shape": [10]}]}
     assert mischief.end() == 0
 
@@ -306,11 +311,12 @@ def test_an_array_that_does_not_fit_says_why_and_leaves_nothing(start):
 
 
 def test_unknown_messages_get_a_word_on_stderr_only(mischief):
-    mischief.write(b'{"type": "dance"}\nno json\n\xff\xfe\n[1]\n{"type": "predict", "id": "x"}\n')
+    mischief.write(b'{"type": "dance"}\nno json\n\xff\xfe\n[1]\n{"type": "predict"}\n')
+    mischief.write(b'{"type": "predict", "requests": [{"id": "x", "input": "y"}, {"input": "y"}]}\n')
     assert mischief.answer("fine", "after")["id"] == "after"
     assert mischief.end() == 0
     text = mischief.stderr()
-    assert "dance" in text and "not JSON" in text and "lacks input, output_dir" in text
+    assert "dance" in text and "not JSON" in text and "lacks its requests" in text and "lacks id" in text
 
 
 def test_names_of_any_bytes_reach_the_model(lasting):
@@ -410,3 +416,69 @@ def test_without_a_working_folder_nothing_is_shown_or_removed(start, tmp_path):
     for _ in range(2):
         given = service.answer(str(tmp_path / "a.txt"))["outputs"][0]["prediction"]
     assert given == {"of-the-model": "", "left": "of an earlier case"}
+
+
+def test_a_model_may_compute_several_together(start):
+    service = start("together")
+    assert service.first["batches"] is True
+    service.ask_together([("/data/a", "1"), ("/data/b", "2"), ("/data/c", "3")])
+    answers = [service.read() for _ in range(3)]
+    assert [answer["id"] for answer in answers] == ["1", "2", "3"]
+    assert [company(answer) for answer in answers] == [("a", 3), ("b", 3), ("c", 3)]
+    assert {answer["batch"] for answer in answers} == {3}
+
+
+def company(answer):
+    """Return what the model "together" said: whose answer it is, and with how many it was computed."""
+    prediction = answer["outputs"][0]["prediction"]
+    return prediction["own"], prediction["together"]
+
+
+def test_one_bad_input_does_not_take_the_others_with_it(start):
+    service = start("together")
+    service.ask_together([("a", "1"), ("bad b", "2"), ("c", "3")])
+    answers = [service.read() for _ in range(3)]
+    assert [answer["type"] for answer in answers] == ["done", "failed", "done"]
+    assert [company(answers[0]), company(answers[2])] == [("a", 1), ("c", 1)] and answers[0]["batch"] == 1
+    assert "no such thing" in answers[1]["error"] and answers[1]["kind"] == "model"
+    assert "each is computed alone" in service.stderr()
+
+
+def test_answers_that_cannot_be_told_apart_count_for_nobody(start):
+    service = start("together")
+    service.ask_together([("a", "1"), ("lost b", "2")])
+    assert [company(service.read()) for _ in range(2)] == [("a", 1), ("lost b", 1)]
+
+
+def test_a_model_without_batches_computes_one_after_the_other(mischief):
+    mischief.ask_together([("/data/fine", "1"), ("raise", "2"), ("array", "3")])
+    answers = [mischief.read() for _ in range(3)]
+    assert [(answer["id"], answer["type"]) for answer in answers] == [("1", "done"), ("2", "failed"), ("3", "done")]
+
+
+def test_what_was_sent_ahead_is_answered_as_if_it_was_not(start, tmp_path):
+    """The pictures are opened by another thread while the model computes the one before."""
+    names = []
+    for number in range(12):
+        pixels = numpy.random.RandomState(number).randint(0, 20 * number + 1, (400, 64, 3)).astype("uint8")
+        names.append(str(tmp_path / ("%d.jpg" % number)))
+        PIL.Image.fromarray(pixels).save(names[-1], quality=95)
+    with open(names[5], "r+b") as stream:
+        stream.truncate(20000)
+    service = start("pictures")
+    expected = [service.answer(name) for name in names]
+    for name in names:
+        service.ask(name)
+    answers = [service.read() for _ in names]
+    assert [answer["type"] for answer in answers] == ["done"] * 5 + ["failed"] + ["done"] * 6
+    assert [answer.get("outputs") for answer in answers] == [answer.get("outputs") for answer in expected]
+    assert answers[5]["error"] == expected[5]["error"]
+    assert service.end() == 0
+
+
+def test_the_last_words_of_the_host_are_answered(mischief):
+    for number in range(5):
+        mischief.ask("fine", str(number))
+    mischief.process.stdin.close()
+    assert [mischief.read()["id"] for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert mischief.wait() == 0

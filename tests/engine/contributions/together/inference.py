@@ -1,0 +1,22 @@
+"""A model that computes several inputs together, and says with which others each of them was.
+
+Inputs: "NAME", "bad NAME" (its computation raises), "lost NAME" (infer_batch forgets one), "die NAME".
+"""
+
+import os
+
+from modelhublib.model import ModelBase
+
+
+class Model(ModelBase):
+    def infer(self, input):
+        return self.infer_batch([input])[0]
+
+    def infer_batch(self, inputs):
+        words = [os.path.basename(each).split(" ")[0] for each in inputs]
+        if "die" in words:
+            os._exit(7)
+        if "bad" in words:
+            raise ValueError("no such thing")
+        together = [{"own": os.path.basename(each), "together": len(inputs)} for each in inputs]
+        return together[1:] if "lost" in words and len(inputs) > 1 else together
