@@ -111,11 +111,11 @@ def table(rows: Any) -> tuple[Sequence[str], Sequence[Sequence[Any]]] | None:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
         return None
     names = list(rows[0])
-    plain = all(list(row) == names and all(map(_is_plain, row.values())) for row in rows)
+    plain = all(list(row) == names and all(map(is_plain, row.values())) for row in rows)
     return (names, [[row[name] for name in names] for row in rows]) if plain else None
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it can stand in a cell: a word, a number, or a few of them."""
     if isinstance(value, list):
         return len(value) <= 8 and all(isinstance(each, (str, int, float)) for each in value)
