@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from modelhub_hpc.plan import roots
 from modelhub_hpc.errors import InvalidError, UsageError
 from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.plan import Chunk, Found, case_ids, cut, find_cases, input_roots
+from modelhub_hpc.plan.grouping import in_order
 from modelhub_hpc.contribution import InputSpec, Contribution
 
 NONE = Path("/nonexistent")
@@ -154,6 +156,28 @@ def test_a_hundred_thousand_files_take_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 10  # about 2 on an idle machine
 
 
+def test_many_files_take_little_memory(tmp_path: Path) -> None:
+    count = 20_000
+    for i in range(count):
+        os.close(os.open(tmp_path / f"case-{i}.png", os.O_CREAT | os.O_WRONLY))
+    tracemalloc.start()
+    try:
+        found = find_cases([str(tmp_path)], PNG, NONE)
+        input_roots(found.cases)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / count < 400 + len(str(tmp_path))  # bytes; a case alone is more than that, as an object
+
+
+@given(st.lists(st.text("a0129./ \u00fc\udcff", min_size=1, max_size=8), max_size=8))
+def test_natural_order_is_that_of_texts_and_numbers(paths: list[str]) -> None:
+    def parts(path: str) -> tuple[list[str | int], str]:
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", path))], path
+
+    assert in_order(paths) == sorted(paths, key=parts)
+
+
 # DICOM
 
 
@@ -275,6 +299,7 @@ def test_a_csv_of_several_inputs(tmp_path: Path) -> None:
         ("", "line 1: no column case_id; found nothing"),
         ("case_id,input,input\n", "column 'input' stands there twice"),
         ("case_id,input\na,b\na,c\n", "line 3: case_id 'a' stands on line 2 already"),
+        ('input,case_id\nb,a\n"c\nd",e\nf,e\n', "line 5: case_id 'e' stands on line 3 already"),
         ("case_id,input\na,b\n\nb,\n", "line 4: no path in column 'input'"),
         ("case_id,input\n ,b\n", "line 2: no case_id"),
         ('case_id,input\n"x\ny",b\nc,d,e\n', "line 4: 3 columns, but the first line names 2"),
@@ -519,6 +544,14 @@ def test_roots_find_links_among_many(count: int, tmp_path: Path) -> None:
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "real" / "x.png")
     every = at(*(tmp_path / "in" / f"{i}.png" for i in range(count)), tmp_path / "in" / "link.png")
     assert input_roots(every) == [tmp_path / "in", tmp_path / "real"]
+
+
+def test_roots_of_very_many_are_found_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "real/x.png", *(f"{folder}/{i}.png" for folder in "ab" for i in range(100)))
+    (tmp_path / "b" / "link.png").symlink_to(tmp_path / "real" / "x.png")
+    every = at(*(tmp_path / folder / f"{i}.png" for i in range(100) for folder in "ab"), tmp_path / "b" / "link.png")
+    monkeypatch.setattr(roots, "_MANY", 7)
+    assert input_roots(every) == [tmp_path / "a", tmp_path / "b", tmp_path / "real"]
 
 
 def test_many_roots_become_their_common_folder(tmp_path: Path) -> None:

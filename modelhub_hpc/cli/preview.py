@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class _Preview:
 
     paths: RunPaths
     run: RunRequest
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
     skipped: tuple[Skipped, ...]
     state: State | None
     command: list[str]
@@ -58,7 +59,7 @@ class _Preview:
 
 def preview(paths: RunPaths, run: RunRequest, found: Found | None, state: State | None, voice: Voice) -> None:
     """Show the run; found: its cases if it is new, state: what is done of it if it is not."""
-    cases = found.cases if found else tuple(Manifest.open(paths.manifest, paths.manifest_index).cases())
+    cases = found.cases if found else Manifest.open(paths.manifest, paths.manifest_index).cases()
     gpus = config.gpus(run.site)
     scratch = config.scratch_dir(run.site) / "mh-hpc-SESSION"
     command = launch.command(run.session_spec(None, gpus), scratch)

@@ -13,7 +13,8 @@ from math import ceil
 from pathlib import Path
 
 from modelhub_hpc.errors import InvalidError, UsageError
-from modelhub_hpc.plan.grouping import Skipped, natural
+from modelhub_hpc.plan.grouping import Skipped, in_order
+from modelhub_hpc.plan.lazy import Mapped, alike
 from modelhub_hpc.plan.manifest import Case, Manifest
 from modelhub_hpc.plan.roots import input_roots
 from modelhub_hpc.plan.search import Search
@@ -43,7 +44,7 @@ class Chunk:
 class Found:
     """Every case, and everything that lay there and became none."""
 
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
     skipped: tuple[Skipped, ...]
 
 
@@ -57,19 +58,23 @@ def find_cases(inputs: Sequence[str], model: Contribution, cwd: Path) -> Found:
     if "" in inputs:
         raise UsageError("An input is the empty text: name a folder, a pattern, a file, a CSV or a JSON.")
     search = Search(model)
-    for named in sorted({os.path.join(os.fspath(cwd), each) for each in inputs}, key=natural):
+    for named in in_order({os.path.join(os.fspath(cwd), each) for each in inputs}):
         search.add(named)
-    if not search.drafts:
+    drafts = search.found()
+    if not drafts:
         raise InvalidError(search.nothing(inputs))
-    return Found(tuple(_with_ids(search.drafts)), tuple(search.skipped))
+    return Found(_with_ids(drafts), tuple(search.skipped))
 
 
-def _with_ids(drafts: list[Draft]) -> list[Case]:
-    names = case_ids([draft.name for draft in drafts], [_token(draft) for draft in drafts])
-    return [
-        Case(name, draft.inputs, _with_original(draft, name), draft.input_bytes, draft.input_mtime_ns)
-        for name, draft in zip(names, drafts)
-    ]
+def _with_ids(drafts: Sequence[Draft]) -> Sequence[Case]:
+    """The cases, each made when it is looked at: a million at once would take 500 MB."""
+    ids = case_ids(Mapped(lambda draft: draft.name, drafts), Mapped(lambda draft: draft.token, drafts))
+
+    def case(at: int) -> Case:
+        draft, name = drafts[at], ids[at]
+        return Case(name, draft.inputs, _with_original(draft, name), draft.input_bytes, draft.input_mtime_ns)
+
+    return Mapped(case, range(len(drafts)))
 
 
 def _with_original(draft: Draft, name: str) -> tuple[tuple[str, str], ...]:
@@ -77,10 +82,6 @@ def _with_original(draft: Draft, name: str) -> tuple[tuple[str, str], ...]:
     if not draft.given or draft.name == name:
         return draft.columns
     return (*((key, value) for key, value in draft.columns if key != ORIGINAL), (ORIGINAL, draft.name))
-
-
-def _token(draft: Draft) -> str:
-    return "\0".join([draft.name, *(text for pair in (*draft.inputs, *draft.columns) for text in pair)])
 
 
 def case_ids(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
@@ -91,8 +92,9 @@ def case_ids(names: Sequence[str], tokens: Sequence[str]) -> list[str]:
     """
     ids = [_safe(name) for name in names]
     for digits in (*_HASH_DIGITS, 0):
-        counts = Counter(each.lower() for each in ids)
-        clashes = [i for i, each in enumerate(ids) if counts[each.lower()] > 1]
+        some = alike(Mapped(str.lower, ids))
+        counts = Counter(ids[i].lower() for i in some)
+        clashes = [i for i in some if counts[ids[i].lower()] > 1]
         if not clashes:
             return ids
         if not digits:

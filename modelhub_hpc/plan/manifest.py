@@ -22,6 +22,7 @@ from modelhub_hpc.runfolder import PART, link_first, storage, sync_folder, token
 
 RESERVED = ("case_id", "input", "input_bytes", "input_mtime_ns")
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
+_PLAIN = re.compile(r"[\w./,-]*", re.ASCII)  # a line of fields none of which needs quotes, unless it has a comma
 _BLOCK = 1 << 24
 _STAMP = 2  # leading numbers of an index file: size and mtime_ns of the manifest that it describes
 
@@ -150,13 +151,19 @@ def _lines(cases: Iterable[Case], keys: Sequence[str], columns: tuple[str, ...])
         inputs, free = dict(case.inputs), dict(case.columns)
         numbers = [str(case.input_bytes), str(case.input_mtime_ns)]
         values = [free.get(name, "") for name in columns]
-        yield _line([case.id, *(inputs[key] for key in keys), *numbers, *values])
+        yield _line([case.id, *[inputs[key] for key in keys], *numbers, *values])
 
 
 def _line(fields: list[str]) -> bytes:
+    line = ",".join(fields)
+    if not _PLAIN.fullmatch(line) or line.count(",") != len(fields) - 1:
+        line = ",".join(map(_quoted, fields))
+    return (line + "\n").encode("utf-8", "surrogateescape")
+
+
+def _quoted(field: str) -> str:
     # csv.writer leaves a lone carriage return unquoted before Python 3.13, and then cannot read it back.
-    quoted = ['"' + f.replace('"', '""') + '"' if _NEEDS_QUOTES.search(f) else f for f in fields]
-    return (",".join(quoted) + "\n").encode("utf-8", "surrogateescape")
+    return '"' + field.replace('"', '""') + '"' if _NEEDS_QUOTES.search(field) else field
 
 
 def _offsets_of(path: Path, index: Path) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from modelhub_hpc.plan.manifest import Case
 
 MAX_ROOTS = 64
 _FEW = 64  # names in one folder up to which looking at each is cheaper than listing the folder
+_MANY = 200_000  # paths that are held at once
 _MAX_LINKS = 40
 # Folders that a container has of its own: an input there is shown as a file, never by its whole folder.
 _OWN = frozenset(
@@ -27,15 +28,22 @@ def input_roots(cases: Sequence[Case]) -> list[Path]:
     InvalidError where that takes more than 64.
     """
     forbidden = {"/", os.path.realpath(Path.home()), os.fspath(Path.home()), *_OWN}
-    by_folder: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        for _, path in case.inputs:
-            folder, name = os.path.split(path)
-            by_folder[folder].add(name)
     roots: set[str] = set()
-    for folder, names in by_folder.items():
+    for folder, names in _by_folder(path for case in cases for _, path in case.inputs):
         roots.update(_roots_of(folder, names, forbidden))
     return [Path(root) for root in _few_enough(roots, forbidden)]
+
+
+def _by_folder(paths: Iterable[str]) -> Iterator[tuple[str, set[str]]]:
+    """Folders and names in them; a folder with very many comes in several parts."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for number, path in enumerate(paths, 1):
+        folder, name = os.path.split(path)
+        folders[folder].add(name)
+        if number % _MANY == 0:
+            yield from folders.items()
+            folders.clear()
+    yield from folders.items()
 
 
 def _roots_of(folder: str, names: set[str], forbidden: set[str]) -> Iterator[str]:
@@ -66,14 +74,16 @@ def _kinds(folder: str, names: set[str]) -> tuple[set[str], set[str]]:
                 {name for name, path in paths.items() if os.path.islink(path)},
                 {n for n, path in paths.items() if os.path.isdir(path) and not os.path.islink(path)},
             )
+        links, folders = set[str](), set[str]()
         with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if entry.name in names]
+            for entry in listing:
+                if entry.is_symlink():
+                    links.add(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
     except OSError:
         return set(), set()
-    return (
-        {entry.name for entry in entries if entry.is_symlink()},
-        {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)},
-    )
+    return links & names, folders & names
 
 
 def _trail(path: str) -> Iterator[str]:

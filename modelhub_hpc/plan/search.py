@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.inputs import accepts, extension, identity_or_zero
-from modelhub_hpc.plan.grouping import File, Grouped, Skipped, cases_of_files, natural, relative
-from modelhub_hpc.plan.tables import Draft, read_csv, read_json
+from modelhub_hpc.plan.grouping import Files, Skipped, cases_of_files, in_order, relative
+from modelhub_hpc.plan.lazy import Mapped, alike
+from modelhub_hpc.plan.tables import Draft, Drafts, read_csv, read_json
 from modelhub_hpc.contribution import Contribution
 
 
@@ -21,10 +24,10 @@ class Search:
     """What has been found so far."""
 
     model: Contribution
-    drafts: list[Draft] = field(default_factory=list)
+    drafts: Drafts = field(default_factory=Drafts)
     skipped: list[Skipped] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)  # files by extension
-    _known: set[tuple[tuple[str, str], ...]] = field(default_factory=set)
+    _listings: list[range] = field(default_factory=list)  # the drafts of each folder, pattern or file
 
     def add(self, named: str) -> None:
         """Take in a path or a pattern; InvalidError where there is no such thing."""
@@ -36,9 +39,10 @@ class Search:
             raise InvalidError(f"{shown(named)}: no such file or folder.")
         base = _literal_base(named)
         if "**" in named.split("/"):
-            self._add_files(self._matching(base, named), base)
+            parts = relative(os.path.normpath(named), base).split("/")
+            self._add_files(self._list(base, lambda path: _matches(relative(path, base).split("/"), parts)), base)
             return
-        matches = sorted(glob.glob(named), key=natural)
+        matches = in_order(glob.glob(named))
         if not matches:
             self.skipped.append(Skipped(named, "the pattern matches nothing"))
         for path in matches:
@@ -48,32 +52,31 @@ class Search:
         if os.path.isdir(path):
             self._add_files(self._list(path), base)
         elif extension(path) in (".csv", ".tsv"):
-            self.drafts += read_csv(path, self.model)
+            self._take(read_csv(path, self.model))
         elif extension(path) == ".json":
-            self.drafts += read_json(path, self.model)
+            self._take(read_json(path, self.model))
         else:
             self.seen[extension(path)] += 1
             takes = any(accepts(spec, path) for spec in self.model.inputs)
-            files = [File(path, *identity_or_zero(path))] if takes else []
+            files = Files(os.path.dirname(path))
+            if takes:
+                files.add(path, *identity_or_zero(path))
             self._report({extension(path): 1} if not takes else {}, path)
             self._add_files(files, base)
 
-    def _matching(self, base: str, pattern: str) -> list[File]:
-        parts = relative(os.path.normpath(pattern), base).split("/")
-        return [file for file in self._list(base) if _matches(relative(file.path, base).split("/"), parts)]
-
-    def _list(self, root: str) -> list[File]:
-        """The files under `root` that some input of the model takes, in natural order."""
-        files, refused = [], Counter[str]()
+    def _list(self, root: str, wanted: Callable[[str], bool] = lambda path: True) -> Files:
+        """The files under `root` that some input of the model takes and that are wanted, in natural order."""
+        files, refused = Files(root), Counter[str]()
         for entry in self._walk(root):
             ext = extension(entry.name)
             self.seen[ext] += 1
-            if any(accepts(spec, entry.path) for spec in self.model.inputs):
-                files.append(_stat(entry))
-            else:
+            if not any(accepts(spec, entry.path) for spec in self.model.inputs):
                 refused[ext] += 1
+            elif wanted(entry.path):
+                files.add(entry.path, *_identity(entry))
         self._report(refused, root)
-        return sorted(files, key=lambda file: natural(file.path))
+        files.sort()
+        return files
 
     def _report(self, refused: Mapping[str, int], path: str) -> None:
         for ext, count in sorted(refused.items()):
@@ -87,30 +90,48 @@ class Search:
             folder = stack.pop()
             try:
                 info = os.stat(folder)
+                if (info.st_dev, info.st_ino) in visited:
+                    continue  # a bind mount of a folder into itself
+                visited.add((info.st_dev, info.st_ino))
                 with os.scandir(folder) as listing:
-                    entries = [entry for entry in listing if not entry.name.startswith(".")]
+                    yield from self._files_of(listing, stack)
             except OSError as error:
                 self.skipped.append(Skipped(folder, f"folder not readable: {error.strerror}"))
-                continue
-            if (info.st_dev, info.st_ino) in visited:
-                continue  # a bind mount of a folder into itself
-            visited.add((info.st_dev, info.st_ino))
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
-                elif entry.is_symlink() and os.path.isdir(entry.path):
-                    self.skipped.append(Skipped(entry.path, "a link to a folder, not followed; name it itself"))
-                else:
-                    yield entry
 
-    def _add_files(self, files: list[File], base: str) -> None:
-        grouped: Grouped = cases_of_files(files, base, self.model)
-        self.skipped += grouped.skipped
-        for draft in grouped.drafts:
-            identity = (*draft.inputs, *draft.columns)
-            if identity not in self._known:  # the same file, named by a folder and a pattern
-                self._known.add(identity)
-                self.drafts.append(draft)
+    def _files_of(self, listing: Iterable[os.DirEntry[str]], folders: list[str]) -> Iterator[os.DirEntry[str]]:
+        for entry in listing:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                self.skipped.append(Skipped(entry.path, "a link to a folder, not followed; name it itself"))
+            else:
+                yield entry
+
+    def _add_files(self, files: Files, base: str) -> None:
+        before = len(self.drafts)
+        self._take(cases_of_files(files, base, self.model))
+        self._listings.append(range(before, len(self.drafts)))
+
+    def _take(self, found: Iterable[Draft | Skipped]) -> None:
+        for each in found:
+            if isinstance(each, Skipped):
+                self.skipped.append(each)
+            else:
+                self.drafts.append(each)
+
+    def found(self) -> Sequence[Draft]:
+        """What was found, each file once: a folder and a pattern may both name it."""
+        listed = array("q", chain.from_iterable(self._listings) if len(self._listings) > 1 else ())
+        inputs = Mapped(lambda at: self.drafts[at][1:3], listed)
+        first, again = set[object](), set[int]()
+        for at in alike(inputs):
+            if inputs[at] in first:
+                again.add(listed[at])
+            first.add(inputs[at])
+        every = range(len(self.drafts))
+        return Mapped(self.drafts.__getitem__, array("q", (at for at in every if at not in again)) if again else every)
 
     def nothing(self, inputs: Sequence[str]) -> str:
         """The message for an empty search: what was looked for, where, and what lay there instead."""
@@ -131,12 +152,12 @@ class Search:
         return "\n".join(lines)
 
 
-def _stat(entry: os.DirEntry[str]) -> File:
+def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
         info = entry.stat()
     except OSError:
-        return File(entry.path, 0, 0)  # a dangling link, or deleted since: it fails when its turn comes
-    return File(entry.path, info.st_size, info.st_mtime_ns)
+        return 0, 0  # a dangling link, or deleted since: it fails when its turn comes
+    return info.st_size, info.st_mtime_ns
 
 
 def _literal_base(pattern: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import marshal
 import os
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelhub_hpc.errors import InvalidError, shown
 from modelhub_hpc.inputs import identity_or_zero
+from modelhub_hpc.plan.lazy import alike
 from modelhub_hpc.plan.manifest import RESERVED, column_of
 from modelhub_hpc.contribution import Contribution
 
@@ -18,8 +20,7 @@ _SINGLE_NAMES = ("input", "single", "file")
 ORIGINAL = "original_case_id"  # the free column of an id that had to be changed
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A case before it has its id. `name`: the id wanted, `given`: by the user; columns as in Case."""
 
     name: str
@@ -28,6 +29,29 @@ class Draft:
     input_bytes: int
     input_mtime_ns: int
     given: bool = False
+
+    @property
+    def token(self) -> str:
+        """What tells the draft from any other of the same name."""
+        return "\0".join([self.name, *(text for pair in (*self.inputs, *self.columns) for text in pair)])
+
+
+class Drafts:
+    """Drafts in the order in which they came, held as bytes: objects would take six times the memory."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, draft: Draft) -> None:
+        self._data += marshal.dumps(tuple(draft))
+        self._ends.append(len(self._data))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, at: int) -> Draft:
+        return Draft(*marshal.loads(self._data[self._ends[at] : self._ends[at + 1]]))
 
 
 def draft_of(
@@ -46,22 +70,32 @@ def input_names(model: Contribution) -> dict[str, tuple[str, ...]]:
     return {key: tuple(dict.fromkeys((key, column_of(key)))) for key in keys}
 
 
-def read_csv(path: str, model: Contribution) -> list[Draft]:
+def read_csv(path: str, model: Contribution) -> Iterator[Draft]:
     """The cases of a CSV, TSV or semicolon table; InvalidError names the line at fault."""
     rows = _rows(path)
     _, header = next(rows, (1, []))
     columns = _columns(path, header, model)
-    drafts: list[Draft] = []
-    lines: dict[str, int] = {}
+    hashes = array("q")
     for line, row in rows:
         if len(row) != len(header):
             raise _at(path, line, f"{len(row)} columns, but the first line names {len(header)}")
         draft = _draft(path, line, dict(zip(header, row)), columns)
-        if draft.name in lines:
-            raise _at(path, line, f"case_id {draft.name!r} stands on line {lines[draft.name]} already")
-        lines[draft.name] = line
-        drafts.append(draft)
-    return drafts
+        hashes.append(hash(draft.name))
+        yield draft
+    if alike(hashes):
+        _refuse_twins(path)
+
+
+def _refuse_twins(path: str) -> None:
+    """InvalidError where two rows have one case_id. Reads the table again, since one that is right needs no names."""
+    rows = _rows(path)
+    _, header = next(rows)
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        name = row[header.index("case_id")]
+        if name in lines:
+            raise _at(path, line, f"case_id {name!r} stands on line {lines[name]} already")
+        lines[name] = line
 
 
 def _at(path: str, line: int, what: str) -> InvalidError:
