@@ -154,7 +154,8 @@ def _task(
 def _cut(paths: RunPaths, wanted: RunRequest) -> list[Chunk]:
     """By the model's known speed, or by a guess: nothing is computed where the run is submitted."""
     workers, site = config.worker_count(wanted.site), wanted.site
-    chunks = cut(wanted.cases, wanted.model.seconds_per_case, workers, site.chunk_size, probe=False)
+    seconds, walltime_s = wanted.model.seconds_per_case, config.walltime_s(site)
+    chunks = cut(wanted.cases, seconds, workers, site.chunk_size, probe=False, walltime_s=walltime_s)
     bounds = [[chunk.first, chunk.count] for chunk in chunks]
     publish_json(paths.chunks_json, {"format": 1, "plan": wanted.plan, "chunks": bounds})
     return run.chunk_table(paths) or []

@@ -504,12 +504,25 @@ def test_chunks_cover_every_case_once(n: int, seconds: float | None, workers: in
 def test_chunks_are_about_thirty_seconds() -> None:
     assert cut(3, None, 1, chunk_size=2) == [Chunk(0, 0, 1), Chunk(1, 1, 2)]
     assert cut(100_000, 0.1, 4)[1].count == 300
-    assert cut(100_000, 60.0, 4)[1].count == 1
+    assert cut(1_000, 60.0, 4)[1].count == 1
     assert cut(1_000_000, 0.0001, 4)[1].count == 2000
     assert cut(101, 0.1, 5)[1].count == 5  # four chunks for each of five workers
     assert cut(101, 0.1, 5, probe=False)[0].count == 6
     with pytest.raises(UsageError):
         cut(5, None, 1, chunk_size=0)
+
+
+def test_very_many_cases_make_longer_chunks_instead_of_more() -> None:
+    def length_and_count(seconds: float, workers: int = 4, walltime_s: float = 4 * 3600.0) -> tuple[float, int]:
+        chunks = cut(1_000_000, seconds, workers, walltime_s=walltime_s)
+        return chunks[1].count * seconds, len(chunks)
+
+    assert length_and_count(0.01) == (20, 501)  # 2,000 cases
+    assert length_and_count(1.0) == (100, 10_001)
+    assert length_and_count(10.0) == (600, 16_668)  # no longer, so that little is lost with a worker
+    assert length_and_count(10.0, walltime_s=3600) == (180, 55_557)
+    assert length_and_count(10.0, walltime_s=60)[0] == 30
+    assert length_and_count(1.0, workers=5000) == (50, 20_001)  # four for each of very many workers
 
 
 # What a container must see

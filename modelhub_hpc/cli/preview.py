@@ -45,7 +45,8 @@ class _Preview:
         seconds, given = self.run.model.seconds_per_case, self.run.site.chunk_size
         if seconds is None and given is None and self.run.cases > 1:
             return None
-        return plan.cut(self.run.cases, seconds, self.workers, given)
+        walltime_s = config.walltime_s(self.run.site)
+        return plan.cut(self.run.cases, seconds, self.workers, given, walltime_s=walltime_s)
 
     @property
     def bytes(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from math import inf
 
+from modelhub_hpc.config.kinds import seconds_of
 from modelhub_hpc.config.site import SiteConfig
 from modelhub_hpc.config.surroundings import cores, gpus
 
@@ -37,6 +39,15 @@ def workers_per_job(config: SiteConfig) -> int:
     (4, 8)
     """
     return config.workers_per_job or max(1, gpus_per_job(config) * config.sessions_per_gpu)
+
+
+def walltime_s(config: SiteConfig) -> float:
+    """How long a worker may live, in seconds.
+
+    >>> walltime_s(SiteConfig(executor="slurm", time="1:00:00")), walltime_s(SiteConfig(time="1:00:00"))
+    (3600.0, inf)
+    """
+    return seconds_of(config.time) if on_slurm(config) and config.time else inf
 
 
 def gpus_per_job(config: SiteConfig) -> int:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 from modelhub_hpc.errors import InvalidError, UsageError
@@ -25,6 +25,9 @@ __all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "cut", "find_cases",
 
 CHUNK_S = 30.0
 MAX_CHUNK = 2000
+_ENOUGH_CHUNKS = 10_000  # each is a file or two in one folder
+_LONGEST_S = 600.0  # of a chunk, which is lost where its worker is lost
+_OF_WALLTIME = 0.05  # as long as a chunk may be, since a job takes none that it cannot end
 MAX_ID = 80
 _CHUNKS_PER_WORKER = 4
 _GUESS_S = 1.0  # per case, where nothing is known of the model's speed
@@ -137,20 +140,24 @@ def cut(
     workers: int,
     chunk_size: int | None = None,
     probe: bool = True,
+    walltime_s: float = inf,
 ) -> list[Chunk]:
     """The chunk table: about 30 s of work each, 1 to 2,000 cases, about four per worker where cases suffice.
 
+    Where that makes more than 10,000 chunks they are longer, up to 600 s and a twentieth of a job's walltime.
     With `probe`, chunk 0 is the first case alone: nobody waits long to learn that a model can't start.
     """
     if chunk_size is not None and chunk_size < 1:
         raise UsageError(f"A chunk holds at least one case, not {chunk_size}.")
     head = 1 if probe and n_cases else 0
-    size = chunk_size or _size(n_cases - head, seconds_per_case, workers)
+    size = chunk_size or _size(n_cases - head, seconds_per_case, workers, walltime_s)
     edges = [*range(head), *range(head, n_cases, size), n_cases]
     return [Chunk(i, first, end - first) for i, (first, end) in enumerate(pairwise(edges))]
 
 
-def _size(n_cases: int, seconds_per_case: float | None, workers: int) -> int:
+def _size(n_cases: int, seconds_per_case: float | None, workers: int, walltime_s: float) -> int:
     seconds = seconds_per_case if seconds_per_case and seconds_per_case > 0 else _GUESS_S
     share = ceil(n_cases / (_CHUNKS_PER_WORKER * max(workers, 1)))
-    return max(1, min(int(CHUNK_S / seconds), MAX_CHUNK, share))
+    longest = int(min(_LONGEST_S, _OF_WALLTIME * walltime_s) / seconds)
+    wanted = max(int(CHUNK_S / seconds), min(ceil(n_cases / _ENOUGH_CHUNKS), longest))
+    return max(1, min(wanted, MAX_CHUNK, share))
