@@ -44,7 +44,7 @@ class Endpoint:
         """With the token, unless other headers are given; path: also a whole address."""
         url = path if path.startswith("http") else self.url + path
         given = self.headers if headers is None else headers
-        return requests.request(method, url, headers=given, timeout=60, **{"allow_redirects": False, **how})
+        return requests.request(method, url, headers=given, **{"allow_redirects": False, "timeout": 60, **how})
 
     def models(self) -> list[Process]:
         """The processes in which models are, once they have started."""

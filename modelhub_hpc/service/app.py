@@ -52,8 +52,6 @@ def _show_refused(error: Refused) -> Response:
     response = _told(error.status, str(error), error.retry_after_s)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -147,6 +147,8 @@ class Guard:
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["X-Request-Id"] = flask.g.request_id
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         if self._is_listed():
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key"

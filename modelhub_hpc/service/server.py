@@ -200,6 +200,7 @@ def _channel(settings: ServiceSettings) -> type[HTTPChannel]:
         def __init__(self, adj: Any) -> None:
             super().__init__(adj)
             self._began = time.monotonic()
+            self._refused = False
 
         def due(self) -> float:
             """When all of it has to be here."""
@@ -212,8 +213,13 @@ def _channel(settings: ServiceSettings) -> type[HTTPChannel]:
             head = (*self.headers.values(), self.first_line.decode("latin-1"))
             if not guard.may_come_in(head, settings) or self.content_length > settings.max_upload_bytes:
                 self.expect_continue = False
-                self.connection_close = True
+                self.connection_close = self._refused = True
                 self.body_rcv, self.chunked, self.content_length = None, False, 0
+
+        def received(self, data: bytes) -> int:
+            """What follows what was refused is not the next request, but a body."""
+            consumed: int = super().received(data)
+            return len(data) if self._refused or self.error is not None else consumed
 
     class Channel(HTTPChannel):  # type: ignore[misc]
         parser_class = Parser
