@@ -206,25 +206,27 @@ def write_results_csv(
     results: Iterable[CaseResult],
     outputs: Sequence[OutputSpec],
     columns: Sequence[str] = (),
+    first: int = 0,
 ) -> None:
     """One row per case of the manifest, also for those without a result (status "pending").
 
     Nothing in it tells when or where a case was computed: runs with the same outcome have the same table.
 
-    cases and results are in manifest order; columns: the free columns of the manifest to repeat.
+    cases and results are in manifest order, `first` is the row of the first case there; columns: the free columns of
+    the manifest to repeat.
     A label list fills two columns, its most probable label and "<name>_probability"; other values are
     JSON, arrays the place of their dataset.  Outputs belong to `outputs` by position.
     Raises TryAgainError or UnfitError if the storage fails.
     """
     remaining = iter(cases)
-    first = next(remaining, None)
-    if first is not None:
-        remaining = chain((first,), remaining)
+    leading = next(remaining, None)
+    if leading is not None:
+        remaining = chain((leading,), remaining)
     with replacing(path) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        header = _header(first, outputs, columns)
+        header = _header(leading, outputs, columns)
         writer.writerow(header)
-        for case, result in _joined(remaining, results):
+        for case, result in _joined(remaining, results, first):
             row = [_cell(text) for text in _row(case, result, outputs, columns)]
             writer.writerow(row + [""] * (len(header) - len(row)))
 
@@ -251,11 +253,13 @@ def write_failures_csv(path: Path, cases: Iterable[Case], results: Iterable[Case
                 writer.writerow([_cell(text) for text in row])
 
 
-def _joined(cases: Iterable[Case], results: Iterable[CaseResult]) -> Iterator[tuple[Case, CaseResult | None]]:
+def _joined(
+    cases: Iterable[Case], results: Iterable[CaseResult], first: int = 0
+) -> Iterator[tuple[Case, CaseResult | None]]:
     """Every case with its result, if it has one.  Raises ValueError for a result that no case claims."""
     upcoming = iter(results)
     result = next(upcoming, None)
-    for index, case in enumerate(cases):
+    for index, case in enumerate(cases, first):
         if result is not None and (result.index, result.case_id) == (index, case.id):
             yield case, result
             result = next(upcoming, None)

@@ -131,14 +131,16 @@ class Queue:
 
     def jobs(self) -> list[Job]:
         """The jobs that have not ended; [] and `silence` where SLURM does not answer."""
-        if self._jobs is None:
+        jobs = self._jobs  # another thread may let it go
+        if jobs is None:
             self._asked, self.silence = time.monotonic(), ""
             try:
-                self._jobs = [job for job in slurm.queue(self.prefix) if not job.ended]
+                jobs = [job for job in slurm.queue(self.prefix) if not job.ended]
             except ModelHubError as error:
-                self._jobs, self.silence = [], str(error)
+                jobs, self.silence = [], str(error)
                 self.passes = isinstance(error, slurm.Unreachable)
-        return self._jobs
+            self._jobs = jobs
+        return jobs
 
     def jobs_of(self, run_id: str) -> list[Job]:
         return [job for job in self.jobs() if belongs(job.name, run_id)]

@@ -19,6 +19,7 @@ from modelhub_hpc.plan import safe_name
 from modelhub_hpc.predict import Predictor
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.service import rest
+from modelhub_hpc.service.jobs import Jobs
 from modelhub_hpc.service.sessions import LocalSeat, Queue, SessionPool, Sweeper
 from modelhub_hpc.service.settings import ServiceSettings
 
@@ -48,11 +49,14 @@ class Service:
         queue = Queue(settings.max_waiting + settings.sessions)
         engine = tree_digest(resources.folder("engine"))
         self.models = {name: _serve(name, model, settings, queue, engine) for name, model in models.items()}
+        contributions = {name: model.contribution for name, model in self.models.items()}
+        self.jobs = Jobs(settings.jobs, settings.site, contributions, settings.roots)
         self._sweeper = Sweeper(self._sweep)
 
     def close(self) -> None:
         """End all sessions; requests that a session works on are answered first."""
         self._sweeper.close()
+        self.jobs.close()
         for model in self.models.values():
             model.sessions.close()
 
