@@ -77,6 +77,11 @@ class Known:
         return ", ".join(self.entry.backend) if self.entry else ""
 
     @property
+    def runs_on(self) -> str:
+        entry = self.entry
+        return ", ".join((*entry.backend, f"Python {entry.python or '?'}", *entry.newest.image.holds)) if entry else ""
+
+    @property
     def outputs(self) -> list[str]:
         given = self.contribution.outputs if self.contribution else self.entry.io.outputs if self.entry else ()
         return list(dict.fromkeys(each.type for each in given))

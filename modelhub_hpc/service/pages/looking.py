@@ -11,6 +11,7 @@ from werkzeug.utils import secure_filename
 from werkzeug.wrappers import Response
 
 from modelhub_hpc.service.pages import pictures
+from modelhub_hpc.service.pages.catalogue import label_names
 from modelhub_hpc.service.pages.composing import Looks, looks
 from modelhub_hpc.service.pages.kept import ARRAYS, Kept, Results
 from modelhub_hpc.service.pages.sections import sections
@@ -37,6 +38,7 @@ def add(pages: flask.Blueprint, service: Service, results: Results) -> None:
             looks=seen,
             stages=stages(seen, flask.request.args),
             sections=sections(kept, seen),
+            labels={each.name: label_names(service, kept.model, each.name) for each in kept.result.outputs},
             volumes=[index for index, _ in enumerate(kept.result.outputs) if seen.stack(index) is not None],
             served=service.models.get(kept.model),
         )

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from modelhub_hpc.record import Output
 from modelhub_hpc.service.pages.composing import Looks, as_array
 from modelhub_hpc.service.pages.kept import Kept
-from modelhub_hpc.service.pages.stages import colour
+from modelhub_hpc.service.pages.stages import hexadecimal
 from modelhub_hpc.viewing import Layer, charts
-from modelhub_hpc.viewing.layers import heat_range
+from modelhub_hpc.viewing.layers import HEAT_COLOURS, heat_range, label_colour
 
+SHADES = tuple(map(hexadecimal, HEAT_COLOURS))
 TOP = 5  # labels that are shown at once
 _MOST_ROWS = 1000
 
@@ -39,7 +40,7 @@ def _section(kept: Kept, looks: Looks, number: int, output: Output) -> Section:
     if output.type == "label_list" and (labels := charts.labels(output.prediction)):
         return Section(output, "labels", {"labels": labels[:_MOST_ROWS], "top": TOP, "count": len(labels)})
     if layers:
-        facts = {"layers": layers, "rows": _rows(layers, looks), "range": _range(layers)}
+        facts = {"layers": layers, "rows": _rows(layers, looks), "range": _range(layers), "shades": SHADES}
         return Section(output, layers[0].kind, facts)
     if outline is not None:
         return Section(output, "outline", {"outline": outline})
@@ -57,7 +58,7 @@ def _rows(layers: Sequence[Layer], looks: Looks) -> list[dict[str, Any]]:
     on_grid = bool(looks.views) and layers[0] in looks.views[0].layers
     ml = float(np.prod(place.spacing)) / 1000 if place and on_grid else None
     return [
-        {"label": label, "colour": colour(label), "voxels": count, "ml": None if ml is None else count * ml}
+        {"label": label, "colour": hexadecimal(label_colour(label)), "voxels": count, "ml": ml and count * ml}
         for layer in layers
         for label, count in list(layer.labels.items())[:_MOST_ROWS]
     ]

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from modelhub_hpc.service.pages.composing import Looks
 from modelhub_hpc.viewing import View
-from modelhub_hpc.viewing.layers import label_colour
 
 # level and width in HU, as radiologists look at CT
 PRESETS = {"Soft tissue": (40, 400), "Lung": (-600, 1500), "Bone": (400, 1800), "Brain": (40, 80)}
@@ -72,8 +71,9 @@ class Stage:
 
     @property
     def windowed(self) -> bool:
-        """Whether there are grey values to choose a window of."""
-        return self.view.image is not None and not self.view.image.coloured
+        """Whether there are measured values to choose a window of, rather than a picture that is as it is."""
+        image = self.view.image
+        return image is not None and not image.coloured and not (image.picture and image.voxels.dtype == np.uint8)
 
     @property
     def reach(self) -> tuple[float, float, float]:
@@ -114,8 +114,9 @@ def stages(looks: Looks, given: Mapping[str, str]) -> list[Stage]:
     return [Stage.of(looks, number, given) for number in range(len(looks.views))]
 
 
-def colour(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*label_colour(label))
+def hexadecimal(colour: tuple[int, int, int]) -> str:
+    """As pages write colours."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _strengths(view: View) -> list[int]:

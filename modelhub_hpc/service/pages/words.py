@@ -53,13 +53,13 @@ def size(count: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """
-    >>> duration(0.00212), duration(75), duration(7260), duration(None)
-    ('2.1 ms', '1 min 15 s', '2 h 1 min', '-')
+    >>> duration(0.00212), duration(0.56), duration(75), duration(7260), duration(None)
+    ('2.1 ms', '560 ms', '1 min 15 s', '2 h 1 min', '-')
     """
     if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
