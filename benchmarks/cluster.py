@@ -10,27 +10,21 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import overhead
+from bench import REPO
+from bench.slurm import own_cluster
+from bench.words import say
+from modelhub_hpc.record import RunPaths
+from testcluster import Cluster, find, until
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO), str(REPO / "slurm/testcluster")]
-
-from testcluster import Cluster, ClusterError, find, until  # noqa: E402
-
-from modelhub_hpc.record import RunPaths  # noqa: E402
-
-TOOLS = REPO / "build/tools/slurm/usr"  # by `make tools`, where the system has no SLURM
 WORKERS = 2
 FEW = 20  # cases of the runs that only start
 LIMIT_S = 4 * 3600.0
@@ -146,27 +140,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runtime", choices=("host", "apptainer"), default="host")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
     return parser.parse_args()
-
-
-@contextlib.contextmanager
-def own_cluster(**shape: Any) -> Iterator[Cluster]:
-    """A SLURM in a temporary folder, which ends with the block. SystemExit with code 5 where there is none."""
-    if TOOLS.exists():
-        os.environ["PATH"] = os.pathsep.join([f"{TOOLS}/bin", f"{TOOLS}/sbin", os.environ["PATH"]])
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that what follows is carried out
-    folder = Path(tempfile.mkdtemp(prefix="mh-slurm-"))  # a short name: sockets lie there
-    cluster = Cluster(folder / "c", **shape)
-    try:
-        try:
-            cluster.start()
-        except ClusterError as error:
-            sys.stderr.write(f"{error}\n")
-            raise SystemExit(error.code) from None
-        yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder)
 
 
 # ---- a small run, again and again ---------------------------------------------------------------
@@ -380,11 +353,6 @@ STARTS = {
     "shard": "from there to the first shard",
     "first": "start of the first worker's job to the first shard",
 }
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

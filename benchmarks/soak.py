@@ -12,10 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster import own_cluster, say
+from bench import REPO
+from bench.slurm import own_cluster
+from bench.words import say
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "tests/integration")]
+sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests/integration")]
 
 from grounds import IMAGE  # noqa: E402
 from slurm_driving import SlurmRun, table  # noqa: E402

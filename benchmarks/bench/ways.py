@@ -17,6 +17,7 @@ from bench import REPO
 from modelhub_hpc import config, images
 from modelhub_hpc.errors import ModelHubError
 
+LOCAL = ("--executor", "local")
 CACHE = "MH_HPC_CACHE_DIR"
 IMAGE = "modelhub-hpc/onnxruntime:1"
 LIMIT_S = 3600.0
@@ -141,16 +142,19 @@ def bare(setting: Setting, cases: Sequence[Case]) -> Passage:
     return Passage(begun, tuple(Worker(tuple(each["starts"]), each["end"], setting.batch) for each in answers))
 
 
-def submit(setting: Setting, inputs: Path, outdir: Path, *options: str) -> Passage:
-    """`mh-hpc submit` with the local executor."""
+def submit(
+    setting: Setting, inputs: Path, outdir: Path, options: Sequence[str] = LOCAL, env: Mapping[str, str] = {}
+) -> Passage:
+    """`mh-hpc submit`, on this machine alone unless the options say otherwise; env: beside the setting's."""
     command = [sys.executable, "-m", "modelhub_hpc.cli", "-q", "submit", "--model", str(setting.model)]
-    command += ["--inputs", str(inputs), "--outdir", str(outdir), "--executor", "local"]
+    command += ["--inputs", str(inputs), "--outdir", str(outdir)]
     command += ["--runtime", "apptainer" if setting.image else "host", "--workers", str(setting.workers)]
     command += ["--image", str(setting.image)] if setting.image else []
     command += ["--gpu", "on" if setting.gpu else "off", "-c", str(setting.threads)]
     command += ["--batch-size", str(setting.batch)] if setting.batch > 1 else []
     begun = time.time()
-    done = subprocess.run([*command, *options], env=setting.environment(), timeout=LIMIT_S, stdout=subprocess.DEVNULL)
+    whole = {**setting.environment(), **env}
+    done = subprocess.run([*command, *options], env=whole, timeout=LIMIT_S, stdout=subprocess.DEVNULL)
     if done.returncode:
         raise SystemExit(f"mh-hpc submit: exit code {done.returncode}")
     return Passage(begun, workers_of(outdir))
