@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -76,7 +77,7 @@ def serve(
     from modelhub_hpc.service import server
     from modelhub_hpc.service.served import Service, find, private_folder
 
-    site = config.load({**site_flags(given), "executor": "local"})
+    site = config.load(site_flags(given))
     token = _token(token_file, no_auth, bind)
     voice = voice_of(as_json)
     wanted = find(models, site)
@@ -114,7 +115,8 @@ def _settings(
 
     names = {bind, config.node(), *given["host_names"]}
     return ServiceSettings(
-        site=site,
+        site=dataclasses.replace(site, executor="local"),
+        jobs_site=site,
         token=token,
         folder=folder,
         jobs=(given["jobs"] or Path("runs")).absolute(),

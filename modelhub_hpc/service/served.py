@@ -46,11 +46,11 @@ class Service:
     def __init__(self, settings: ServiceSettings, models: Mapping[str, Contribution]) -> None:
         """models: by their names in addresses. Raises InvalidError or UnfitError for one that cannot run."""
         self.settings = settings
-        queue = Queue(settings.max_waiting + settings.sessions)
+        queue = Queue(settings.max_waiting + settings.sessions * len(models))
         engine = tree_digest(resources.folder("engine"))
         self.models = {name: _serve(name, model, settings, queue, engine) for name, model in models.items()}
         contributions = {name: model.contribution for name, model in self.models.items()}
-        self.jobs = Jobs(settings.jobs, settings.site, contributions, settings.roots)
+        self.jobs = Jobs(settings.jobs, settings.jobs_site, contributions, settings.roots)
         self._sweeper = Sweeper(self._sweep)
 
     def close(self) -> None:
@@ -115,7 +115,8 @@ def _serve(
     requests, outputs = (settings.folder / kind / name for kind in ("requests", "outputs"))
     for folder in (requests, outputs):
         folder.mkdir(parents=True, mode=0o700)
-    run = _run(model, settings, engine, (requests, model.contrib_src / "sample_data"))
+    samples = model.contrib_src / "sample_data"
+    run = _run(model, settings, engine, (requests, samples) if samples.is_dir() else (requests,))
     sessions = SessionPool(lambda: LocalSeat(Predictor(run, None)), settings.sessions, queue, settings.idle_s)
     return ServedModel(name, model, sessions, rest.handler(model, sessions, requests, outputs, settings), outputs)
 

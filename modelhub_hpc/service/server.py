@@ -97,11 +97,12 @@ class Server:
         self._under_way = 0
         self._lock = threading.Lock()
         self._app = create_app(service)
+        predictions = settings.max_waiting + settings.sessions * len(service.models)
         self._server = create_server(
             self._counted,
             map=self._map,
             sockets=[listening],
-            threads=settings.max_waiting + settings.sessions + settings.streams + SPARE_THREADS,
+            threads=predictions + settings.streams + SPARE_THREADS,
             connection_limit=CONNECTIONS,
             channel_timeout=STALL_S,
             cleanup_interval=5,

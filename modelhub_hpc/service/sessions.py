@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from modelhub_hpc import inputs
-from modelhub_hpc.errors import ModelHubError, TryAgainError
+from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.plan import Case
 from modelhub_hpc.predict import Predicted, Predictor
 from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 Inputs = tuple[tuple[str, str], ...]
 
 BUSY_S = 2  # after which somebody who found everything taken may ask again
-START_S = 10
-_LOOK_S = 5.0
+REST_S = 10.0  # of a model that could not be started
+_LOOK_S = 1.0
 
 _STATUS = {"input": 400, "model": 400, "output": 400, "memory": 400, "timeout": 504, "crash": 503}
 
@@ -112,6 +113,7 @@ class SessionPool:
         self._free = [_Chair() for _ in range(sessions)]
         self._all = list(self._free)
         self._waiting = 0
+        self._rests_until = 0.0
         self._change = threading.Condition()
         self._closed = False
 
@@ -170,13 +172,20 @@ class SessionPool:
         case = Case(f"request-{next(self._numbers)}", given, (), size, mtime_ns)
         try:
             if chair.seat is None:
+                self._rest()
                 chair.seat = self._make()
             return chair.seat.predict(case)
         except ModelHubError as error:
             self._end(chair)  # whatever it was, the next request begins anew
             log.error("%s: %s", type(error).__name__, error)
-            again = START_S if isinstance(error, TryAgainError) else 6 * START_S
-            raise Refused(503, "The model cannot answer now; the server's log says why.", again) from error
+            self._rests_until = time.monotonic() + REST_S
+            raise _tired(REST_S) from error
+
+    def _rest(self) -> None:
+        """A model that has not started is not started for each of those who ask for it."""
+        left_s = self._rests_until - time.monotonic()
+        if left_s > 0:
+            raise _tired(left_s)
 
     def _count(self, result: CaseResult) -> None:
         self.facts.predictions += 1
@@ -197,7 +206,7 @@ class SessionPool:
             self._change.wait_for(lambda: self._closed or self._free)
             self._waiting -= 1
             if self._closed:
-                raise Refused(503, "The server is being stopped.", START_S)
+                raise Refused(503, "The server is being stopped.", BUSY_S)
             # a warm one first, so that no other is started while it has nothing to do
             chair = max(self._free, key=lambda each: (each.seat is not None, each.used))
             self._free.remove(chair)
@@ -251,6 +260,10 @@ def _copied(predicted: Predicted) -> Answer:
             for name, output in arrays.items()
         },
     )
+
+
+def _tired(seconds: float) -> Refused:
+    return Refused(503, "The model cannot answer now; the server's log says why.", math.ceil(seconds))
 
 
 def _refusal(error: CaseError, given: Inputs) -> Refused:

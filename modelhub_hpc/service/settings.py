@@ -14,6 +14,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class ServiceSettings:
     """Times in seconds, sizes in bytes.
 
+    site, jobs_site: the options of sessions and those of jobs, which differ in where they compute.
     token: what a client has to know; None: nothing, everybody who reaches the port is let in.
     folder: for this server's life alone, closed to others; workers of SLURM have to see it.
     jobs: where the run folders of jobs lie; they stay.
@@ -27,6 +28,7 @@ class ServiceSettings:
     """
 
     site: SiteConfig
+    jobs_site: SiteConfig
     token: str | None
     folder: Path
     jobs: Path
