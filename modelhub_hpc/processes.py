@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +49,29 @@ def detach(command: Sequence[str], folder: Path, log: Path, environment: Mapping
     return process.pid
 
 
+def start_python(code: str, channel: int) -> subprocess.Popen[bytes]:
+    """Run code in a new Python that finds the same modules, has this file descriptor, and prints to our stderr.
+
+    It is out of reach of the signals that a terminal sends.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+        pass_fds=(channel,),
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        start_new_session=True,
+    )
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], within_s: float) -> None:
+    """Wait until it has ended by itself, or kill it."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def share_job(name: str, processes: int) -> tuple[str | None, int]:
     """Make the workers of a job; in each its name and number, in their parent None and the exit code, once all end."""
     if processes == 1:
@@ -67,6 +93,29 @@ def share_job(name: str, processes: int) -> tuple[str | None, int]:
         signal.signal(number, pass_on)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
     return None, max(abs(code) for code in codes)
+
+
+def own_folder(folder: Path) -> Path | None:
+    """The folder, made if need be, if it is this user's and nobody else may enter it; else None."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = os.lstat(folder)
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return folder if private else None
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time: the others wait, and need not fear that one dies meanwhile.
+
+    lock: a file, made if need be, on a file system that can lock. Raises OSError where it cannot.
+    """
+    with open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "rb", buffering=0) as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def private_folder(base: Path, kind: str) -> Path:

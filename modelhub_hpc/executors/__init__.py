@@ -1,7 +1,7 @@
 """Where chunks run: in this process, in processes of this machine, or in SLURM jobs. The only one that knows dask.
 
-All kinds are concurrent.futures executors. Dask dispatches and does not remember: it never retries, blames or keeps
-results; a worker's death is raised to the run loop, and the loop decides.
+All kinds are concurrent.futures executors. They dispatch and do not remember: none retries, blames or keeps results; a
+worker's death is raised to the run loop, and the loop decides.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ def open_pool(run: RunRequest, paths: RunPaths) -> Iterator[Pool]:
 
     Workers of this machine end at once; those of SLURM finish the chunk that they have, and leave.
     """
-    kind, workers = run.site.executor, config.worker_count(run.site)
-    if kind == "inline":
+    kind, workers = run.site.executor, min(config.worker_count(run.site), run.cases)
+    if kind == "inline" or (kind == "local" and run.cases == 1):  # no worker process would be sooner ready than this
         try:
             yield Pool(InlineExecutor(), 1)
         finally:
             chunks.close()
         return
+    if kind == "local":
+        from modelhub_hpc.executors.local import local_executor
+
+        with local_executor(workers) as executor:
+            yield Pool(executor, workers)
+        return
+    from modelhub_hpc.executors.cluster import slurm_pool
+
     folder = paths.private / "workers"
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
     try:
-        if kind == "local":
-            from modelhub_hpc.executors.local import local_executor
-
-            with local_executor(workers, folder) as executor:
-                yield Pool(executor, workers)
-        else:
-            from modelhub_hpc.executors.cluster import slurm_pool
-
-            with slurm_pool(run, paths, folder) as pool:
-                yield pool
+        with slurm_pool(run, paths, folder) as pool:
+            yield pool
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -61,14 +61,22 @@ class Pool:
         return {}
 
 
+class WorkerLost(Exception):
+    """A worker process of this machine has died; its argument is the worker's name."""
+
+
 def is_worker_lost(error: BaseException) -> bool:
     """Whether a future failed because its worker died: nobody's case is to blame."""
+    if isinstance(error, (WorkerLost, CancelledError)):
+        return True
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    return isinstance(error, (KilledWorker, FutureCancelledError, CancelledError))
+    return isinstance(error, (KilledWorker, FutureCancelledError))
 
 
 def lost_worker(error: BaseException) -> str:
     """The name of the worker that died; "" where it is not known."""
+    if isinstance(error, WorkerLost):
+        return str(error)
     return str(getattr(getattr(error, "last_worker", None), "name", ""))

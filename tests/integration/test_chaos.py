@@ -26,7 +26,7 @@ LEAVES = (0, 75)  # how a driver that was not killed itself may end: well, or to
 
 # Which processes of a driver each kind of kill may hit.
 TARGETS: Mapping[str, Callable[[Process, int], bool]] = {
-    "worker": lambda each, driver: each.parent == driver and "spawn_main" in each.command,
+    "worker": lambda each, driver: each.parent == driver and "executors.hand" in each.command,
     "keeper": lambda each, _: "keeper.py" in each.command,
     "model": lambda each, _: "pipeservice" in each.command and "keeper.py" not in each.command,
     "runtime": lambda each, _: "Apptainer runtime parent" in each.command,
