@@ -19,7 +19,7 @@ from pathlib import Path
 from modelhub_hpc import config, images, inputs
 from modelhub_hpc.batches import Batches
 from modelhub_hpc.contribution import OutputSpec
-from modelhub_hpc.errors import InputError, TryAgainError
+from modelhub_hpc.errors import InputError, InvalidError, TryAgainError, shown
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult, Output, check_storable
 from modelhub_hpc.request import RunRequest
@@ -50,6 +50,7 @@ class Predictor:
         self._spec = run.session_spec(logs, self.gpus)
         self._session: Session | None = None
         self._batches = Batches(run.site.batch_size)
+        self._image = run.image  # or its copy on this node
         self._runs_from: images.Inode | None = None
         self._storage_faults = 0
 
@@ -165,10 +166,14 @@ class Predictor:
         return self._session
 
     def _started(self) -> Session:
-        if self._run.image is not None:
-            self._runs_from = images.check(self._run.image)
+        spec = self._spec
+        if self._run.image is not None and self._image is not None:
+            if self._run.site.stage_image:
+                self._image = images.stage(self._run.image, self._run.site)
+            self._runs_from = images.check(self._image)
+            spec = dataclasses.replace(spec, image=self._image.path)
         began = time.monotonic()
-        session = Session(self._spec).__enter__()
+        session = Session(spec).__enter__()
         if session.ready is not None and not session.ready.batches:
             if self._run.site.batch_size != "1":
                 log.warning("the model has no infer_batch: --batch-size %s changes nothing", self._run.site.batch_size)
@@ -177,9 +182,18 @@ class Predictor:
         return session
 
     def _check_again(self) -> None:
-        """A model whose image is overwritten may go on and be wrong. Raises InvalidError."""
-        if self._run.image is not None and self._runs_from is not None:
-            images.check_again(self._run.image, self._runs_from)
+        """A model whose image is overwritten may go on and be wrong. Raises InvalidError, TryAgainError of a copy."""
+        if self._image is None or self._runs_from is None:
+            return
+        try:
+            images.check_again(self._image, self._runs_from)
+        except InvalidError:
+            if self._image is self._run.image:
+                raise
+            raise TryAgainError(
+                f"{shown(self._image.path)} on {config.node()} was changed while the model ran from it: a copy of "
+                f"'{shown(self._image.name)}'.\nWhat was computed since is not kept. The same command makes a new copy."
+            ) from None
 
     def _inspect(self, case: Case) -> None:
         self._unchanged(case)

@@ -185,7 +185,7 @@ def run(
     from modelhub_hpc.cli.submit import absolute
     from modelhub_hpc.run import Asked
 
-    site = config.load({**site_flags(given), "workers": 1})
+    site = config.load({**site_flags(given), "workers": 1, "stage_image": False})
     asked = Asked(model, absolute(inputs), site, None, image, _command())
     voice = voice_of(not sys.stdout.isatty() if as_json is None else as_json)
     return predict(asked, output.absolute() if output else None, voice)

@@ -46,6 +46,7 @@ FOR_RUNS = (
     "max_output_mb",
     "allow_network",
     "scratch_dir",
+    "stage_image",
     "max_failures",
     "partition",
     "account",

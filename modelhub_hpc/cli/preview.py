@@ -89,7 +89,7 @@ def _rows(shown: _Preview) -> list[tuple[str, str]]:
     formats = ", ".join(f"{count:,} {name}" for name, count in shown.formats.items())
     rows = [
         ("model", f"{one_line(run.model.name)} {run.model.version} ({one_line(run.model.path)})"),
-        ("image", f"{run.image.name} ({one_line(run.image.path)})" if run.image else "none (--runtime host)"),
+        ("image", _image_words(run)),
         ("cases", f"{len(shown.cases):,} ({size(shown.bytes)}: {formats})"),
         *(("skipped", f"{one_line(each.path)}: {one_line(each.reason)}") for each in shown.skipped[:_SHOWN]),
         *([("skipped", f"and {len(shown.skipped) - _SHOWN} more")] if len(shown.skipped) > _SHOWN else []),
@@ -104,6 +104,13 @@ def _rows(shown: _Preview) -> list[tuple[str, str]]:
         to_go = run.cases - state.done - state.failed
         rows.append(("standing", f"{state.done:,} done, {state.failed:,} failed, {to_go:,} to go"))
     return rows
+
+
+def _image_words(run: RunRequest) -> str:
+    if run.image is None:
+        return "none (--runtime host)"
+    staged = ", copied to each node" if run.site.stage_image else ""
+    return f"{run.image.name} ({one_line(run.image.path)}){staged}"
 
 
 def _worker_words(shown: _Preview) -> str:

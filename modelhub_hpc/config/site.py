@@ -96,6 +96,9 @@ class SiteConfig:
     allow_network: bool = _option(False, "let models use the network")
     seccomp: bool = _option(True, "forbid models the system calls that none needs (mount, ptrace, bpf, ...)")
     scratch_dir: Path | None = _option(None, "node-local folder for sessions; default TMPDIR or /tmp")
+    stage_image: bool = _option(
+        False, "copy the image to each node, below scratch_dir, where starting from shared storage is slow"
+    )
     cache_dir: Path | None = _option(None, "images, pulled models and copies of registries; default ~/.cache/mh-hpc")
     library_dirs: tuple[Path, ...] = _option((), "read-only image stores, searched first (':'-separated)")
     model_dirs: tuple[Path, ...] = _option((), "folders with contributions, searched first (':'-separated)")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import platform
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from modelhub_hpc import config, sif
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import InvalidError, ModelHubError, TryAgainError, UnfitError, shown
 from modelhub_hpc.images.image import Image
-from modelhub_hpc.runfolder import drop, replace_json
+from modelhub_hpc.processes import alone, own_folder
+from modelhub_hpc.runfolder import drop, read_json, replace_json
 
 # a file that changed this recently may change again without a new time stamp
 _SETTLED_S = 2.0
@@ -41,7 +41,7 @@ def check(image: Image) -> Inode:
         now = os.stat(image.path)
         digest = known_digest(image.path) if now.st_size == image.bytes else file_digest(image.path)
         if digest != image.sha256:
-            raise _changed(image, digest, now.st_size)
+            raise changed(image, digest, now.st_size)
         sif.require_architecture(sif.read(image.path))
     return Inode(now.st_dev, now.st_ino)
 
@@ -64,7 +64,7 @@ def verify(image: Image) -> None:
     with _reading(image.path):
         digest, size = file_digest(image.path), os.stat(image.path).st_size
         if (digest, size) != (image.sha256, image.bytes):
-            raise _changed(image, digest, size)
+            raise changed(image, digest, size)
         contents = sif.read(image.path)
         sif.require_architecture(contents)
         _agree(image, contents.embedded(sif.CERTIFICATE))
@@ -72,15 +72,32 @@ def verify(image: Image) -> None:
 
 def known_digest(path: Path) -> str:
     """sha256 of a file, read in full only if this node has not yet done so since it changed. Raises OSError."""
-    memory, before = _memory(), _identity(path)
-    entry = memory / f"{before['device']}-{before['inode']}.json" if memory else None
-    known = _remembered(entry) if entry else None
-    if known and {**known, "sha256": None} == {**before, "sha256": None} and isinstance(known["sha256"], str):
-        return known["sha256"]
-    digest = file_digest(path)
-    if entry and _identity(path) == before and _settled(before):
-        _remember(entry, {**before, "sha256": digest})
-    return digest
+    if (known := _remembered(path)) is not None:
+        return known
+    with _reading_alone(path):
+        if (known := _remembered(path)) is not None:
+            return known  # another process has read it meanwhile
+        before = _identity(path)
+        digest = file_digest(path)
+        if _identity(path) == before and _settled(before):
+            _remember(path, before, digest)
+        return digest
+
+
+def remember(path: Path, digest: str) -> None:
+    """Spare this node to read a file that this process has just written. Raises OSError."""
+    _remember(path, _identity(path), digest)
+
+
+def _remember(path: Path, seen: dict[str, int | str], digest: str) -> None:
+    entry = _entry(path)
+    if entry is None:
+        return
+    with contextlib.suppress(ModelHubError, FileNotFoundError):  # the next one reads the file again
+        replace_json(entry, {**seen, "sha256": digest})
+        for each in entry.parent.iterdir():
+            if time.time() - each.lstat().st_mtime > _MEMORY_S:
+                drop(each)
 
 
 def _agree(image: Image, certificate: bytes | None) -> None:
@@ -99,7 +116,8 @@ def _agree(image: Image, certificate: bytes | None) -> None:
         )
 
 
-def _changed(image: Image, digest: str, size: int) -> InvalidError:
+def changed(image: Image, digest: str, size: int) -> InvalidError:
+    """The error that the image's file is not what was converted; digest and size: what it is instead."""
     return InvalidError(
         f"The image file {shown(image.path)} is not the one that was converted: damaged, or replaced.\n"
         f"expected: {image.bytes} bytes, sha256 {image.sha256}\n"
@@ -139,30 +157,26 @@ def _settled(seen: dict[str, int | str]) -> bool:
     return abs(time.time() - youngest) > _SETTLED_S
 
 
-def _memory() -> Path | None:
-    """This user's folder of digests on this node; None where it is not this user's alone."""
-    folder = config.caller().tmpdir / f"mh-hpc-checked-{os.getuid()}"
-    try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        found = os.lstat(folder)
-    except OSError:
-        return None
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return folder if private else None
+def _entry(path: Path) -> Path | None:
+    """Where this node remembers the digest of a file for this user; None where that would not be this user's alone."""
+    folder = own_folder(config.caller().tmpdir / f"mh-hpc-checked-{os.getuid()}")
+    found = os.stat(path)
+    return folder / f"{found.st_dev}-{found.st_ino}.json" if folder else None
 
 
-def _remembered(entry: Path) -> dict[str, object] | None:
-    try:
-        known = json.loads(entry.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return known if isinstance(known, dict) and "sha256" in known else None
+def _remembered(path: Path) -> str | None:
+    entry = _entry(path)
+    known = read_json(entry) if entry else {}
+    digest = known.pop("sha256", None)
+    return digest if known == _identity(path) and isinstance(digest, str) else None
 
 
-def _remember(entry: Path, facts: dict[str, int | str]) -> None:
-    with contextlib.suppress(ModelHubError, FileNotFoundError):  # the next one reads the file again
-        replace_json(entry, facts)
-        for path in entry.parent.iterdir():
-            if time.time() - path.lstat().st_mtime > _MEMORY_S:
-                drop(path)
+@contextlib.contextmanager
+def _reading_alone(path: Path) -> Iterator[None]:
+    """Of the workers that start together on a node, one reads the file; the others wait for what it has found."""
+    entry = _entry(path)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where files cannot be locked each of them reads it
+            if entry:
+                stack.enter_context(alone(entry.with_suffix(".lock")))
+        yield

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from driving import Ended, Site, environment, eventually
 
+from modelhub_hpc.images import Image
+
 CASES = 24
 SIZE_MB = 64
 ROOM_MB = 6
@@ -144,6 +146,18 @@ def test_a_full_scratch_folder(site: Site, small: tuple[Namespace, Path]) -> Non
     assert again.code == 0, again.text
     assert [r.index for r in site.results()] == list(range(CASES))
     assert eventually(lambda: not site.processes(), 5.0), site.processes()
+
+
+def test_no_room_for_a_copy_of_the_image(tmp_path: Path, image: Image, small: tuple[Namespace, Path]) -> None:
+    """The run needs no copy: it says so, and uses the file where it lies."""
+    namespace, folder = small
+    site = Site(tmp_path, "apptainer", "inline")
+    site.order("a", "OK 1")
+    site.scratch = folder
+    ended = namespace.run(site.argv("--stage-image"))
+    assert ended.code == 0, ended.text
+    assert f"no copy of {image.name} in {folder} (it takes " in ended.err and "MB are free)" in ended.err
+    assert {Path(path).suffix for path in inside(namespace, LIST, folder).split()} == {".used"}
 
 
 @pytest.mark.parametrize("small", ["nr_inodes=3"], indirect=True)

@@ -463,6 +463,29 @@ def test_an_image_that_changes_under_a_run(study: tuple[Site, Path], what: str) 
 
 
 @pytest.mark.apptainer
+def test_a_copy_on_the_node_that_changes_under_a_run(study: tuple[Site, Path]) -> None:
+    """What was computed from it since does not count; a new copy is made, and the run goes on."""
+    site, file = study
+    site.executor = "local"
+    how = ("--image", str(file), "--chunk-size", "2", "--workers", "2", "--stage-image")
+    driver = site.started(*how, shards=1)
+    (copy,) = site.scratch.glob("*/*.sif")
+    assert any(str(copy) in each for each in site.processes())
+    copy.chmod(0o600)
+    with open(copy, "r+b") as stream:
+        stream.write(os.urandom(2**20))
+    ended = finish(driver)
+    if ended.code:  # else a model had to be started again meanwhile, and that was from a new copy
+        assert ended.code == 75 and "was changed while the model ran from it" in ended.err, ended.text
+        ended = site.submit(*how)
+    assert ended.code == 0, ended.text
+    assert [r.status for r in site.results()] == ["done"] * CASES
+    (copy,) = site.scratch.glob("*/*.sif")
+    assert copy.read_bytes() == file.read_bytes()
+    assert eventually(lambda: [path.name for path in site.scratch.iterdir()] == [copy.parent.name], 5.0)
+
+
+@pytest.mark.apptainer
 def test_a_run_needs_the_signature_that_its_site_requires(
     study: tuple[Site, Path], keyring: dict[str, str]
 ) -> None:
