@@ -6,6 +6,7 @@ Exit codes: 0 all done, 2 usage, 3 finished with failed cases, 4 invalid model, 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shlex
@@ -22,17 +23,14 @@ from modelhub_hpc.cli.build import build
 from modelhub_hpc.cli.config import config_group
 from modelhub_hpc.cli.contributing import CONTRIBUTOR_COMMANDS
 from modelhub_hpc.cli.doctor import doctor
-from modelhub_hpc.cli.images import images
 from modelhub_hpc.cli.models import MODEL_COMMANDS
 from modelhub_hpc.cli.options import FOR_ONE_OFFS, FOR_RUNS, json_option, site_flags, site_options
 from modelhub_hpc.cli.output import Voice, make_streams_robust, many_lines, voice_of
 from modelhub_hpc.cli.modelhub_run import modelhub_run
 from modelhub_hpc.cli.pull import pull
-from modelhub_hpc.cli.recipe import recipe
 from modelhub_hpc.cli.run_commands import RUN_COMMANDS
 from modelhub_hpc.cli.sandbox import sandbox, shell
 from modelhub_hpc.cli.serve import serve
-from modelhub_hpc.cli.site import site
 from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubError
 
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
@@ -69,6 +67,19 @@ class _ReaderGone(Exception):
 
 
 class _Commands(click.Group):
+    """All commands; modules of some, which import much, are imported when one of them is asked for."""
+
+    later = {name: f"modelhub_hpc.cli.{name}" for name in ("images", "recipe", "site")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.later])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.later:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(importlib.import_module(self.later[cmd_name]), cmd_name)
+        return found
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -215,14 +226,11 @@ def convert(source: str, name: str | None, strict: bool, offline: bool, no_https
 
 for each in (*RUN_COMMANDS, *MODEL_COMMANDS, *CONTRIBUTOR_COMMANDS):
     cli.add_command(each)
-cli.add_command(images)
 cli.add_command(build)
 cli.add_command(doctor)
 cli.add_command(modelhub_run)
 cli.add_command(pull)
-cli.add_command(recipe)
 cli.add_command(config_group)
-cli.add_command(site)
 cli.add_command(sandbox)
 cli.add_command(serve)
 cli.add_command(shell)

@@ -48,6 +48,8 @@ def waiting(voice: Voice, what: str) -> Iterator[None]:
 
 
 def has_terminal() -> bool:
+    if not sys.stderr.isatty():
+        return False  # without the time that it takes to import rich
     from rich.console import Console
 
     console = Console(stderr=True)

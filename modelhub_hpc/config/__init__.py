@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from modelhub_hpc.config.kinds import convert, megabytes, seconds_of
 from modelhub_hpc.config.site import OPTIONS, SiteConfig
 from modelhub_hpc.config.surroundings import (
@@ -155,6 +153,10 @@ def known(name: str, where: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not os.path.exists(path):  # which raises nothing
+        return {}
+    import yaml  # here, since every command comes by and most find no file
+
     try:
         if not path.is_file():
             return {}

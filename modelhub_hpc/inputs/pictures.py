@@ -7,9 +7,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import IO
-
-from PIL import Image
+from typing import IO, TYPE_CHECKING
 
 from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.rawfiles import (
@@ -20,6 +18,9 @@ from modelhub_hpc.inputs.rawfiles import (
     size_of,
     truncated,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -188,6 +189,8 @@ def _skip_scan(file: IO[bytes], path: str) -> None:
 
 def check_picture(file: IO[bytes], path: str, limits: InputLimits) -> None:
     """Any other format that Pillow reads: BMP, GIF, TIFF, WebP."""
+    from PIL import Image  # here, since PNG and JPEG do without it
+
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > size_of(file):

@@ -11,14 +11,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.runfolder import drop
+
+# h5py is imported where there is an array to read or write: most models give none, and would begin later for it
+if TYPE_CHECKING:
+    import h5py  # type: ignore[import-untyped]
 
 AttributeValue = str | int | float | tuple[float, ...] | tuple[int, ...] | tuple[str, ...]
 
@@ -132,6 +135,8 @@ class ArrayStore:
     """Writes the arrays of one shard.  Every method raises OSError once the storage has failed."""
 
     def __init__(self, path: Path) -> None:
+        import h5py
+
         self.path = path
         self._sink = _Sink(path)
         self._group: tuple[str, h5py.Group] | None = None  # the case that is being written
@@ -204,6 +209,8 @@ class ArrayStore:
             raise self._sink.error
 
     def _verify(self) -> None:
+        import h5py
+
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 found = {name: (file[name].shape, file[name].dtype) for name in self._stored}
@@ -215,6 +222,8 @@ class ArrayStore:
 
 def read_array(path: Path, name: str) -> npt.NDArray[Any]:
     """One array, whole, in the dtype the model gave.  Raises OSError or KeyError."""
+    import h5py
+
     with h5py.File(path, "r", locking=False) as file:
         dataset = file[name]
         array: npt.NDArray[Any] = np.asarray(dataset[()])
@@ -225,6 +234,8 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
 
 def read_attributes(path: Path, name: str) -> dict[str, AttributeValue]:
     """What is known of one array: axes, size, spacing ...; numbers as Python's own.  Raises OSError or KeyError."""
+    import h5py
+
     with h5py.File(path, "r", locking=False) as file:
         return {key: _plain_value(value) for key, value in file[name].attrs.items()}
 
@@ -237,6 +248,8 @@ def _plain_value(value: Any) -> Any:
 
 def check_storable(array: npt.NDArray[Any]) -> None:
     """Raises ValueError for an array that HDF5 has no type for."""
+    import h5py
+
     if array.dtype.hasobject:
         raise ValueError(f"an array of Python objects (dtype {array.dtype}) cannot be stored")
     try:
