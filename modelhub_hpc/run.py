@@ -152,15 +152,16 @@ def plan(asked: Asked) -> Planned:
     return Planned(RunPaths(outdir.absolute()), run, found)
 
 
-def begin(planned: Planned) -> RunRequest:
+def begin(planned: Planned, mine: Owner | None = None) -> RunRequest:
     """Write the run folder: manifest first, run.json last, which makes it a run.
 
+    mine: the right to the folder where the caller has it; it is given up.
     Raises InvalidError if the folder holds anything else, TryAgainError if another driver is beginning it.
     """
     paths, found = planned.paths, planned.found
     refuse_foreign(paths)
     paths.create()
-    mine = _drive(paths)
+    mine = mine or _drive(paths)
     try:
         if paths.run_json.exists():
             raise TryAgainError(

@@ -172,13 +172,10 @@ class Jobs:
 
     def _begin(self, paths: RunPaths, new: NewJob, model: Contribution, digest: str, mine: Owner) -> Job:
         try:
-            try:
-                planned = self._plan(paths, new, model)
-            finally:
-                mine.release()
+            planned = self._plan(paths, new, model)
             note_path(paths).unlink(missing_ok=True)
             publish_json(note_path(paths), {"request": digest})
-            self._start(paths, run.begin(planned))
+            self._start(paths, run.begin(planned, mine))
         except BaseException:
             remove_tree(paths.root)
             raise
@@ -205,7 +202,8 @@ class Jobs:
         if config.on_slurm(site):
             slurm.refuse(paths.root, site.executor)
             slurm.judge(site)
-        return dataclasses.replace(planned, run=dataclasses.replace(planned.run, run_id=paths.root.name))
+        asked = dataclasses.replace(planned.run, run_id=paths.root.name, site=_lean(site, planned.run.cases))
+        return dataclasses.replace(planned, run=asked)
 
     def _with_options(self, new: NewJob) -> SiteConfig:
         """The site's options, of which a client may change some, and those that cost something only downward."""
@@ -283,6 +281,11 @@ class Jobs:
         except FileNotFoundError:
             return
         yield from (self._folder / name for name in names if name.startswith(prefix))
+
+
+def _lean(site: SiteConfig, cases: int) -> SiteConfig:
+    """The same for a job of little: for one case no workers are started beside the driver."""
+    return dataclasses.replace(site, executor="inline") if site.executor == "local" and cases == 1 else site
 
 
 def _digest(new: NewJob) -> str:

@@ -21,7 +21,7 @@ from modelhub_hpc.runs.handover import hand_over
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
-_END_S = 5.0  # in which a driver that was told to end most often has
+_END_S = 3.0  # in which a driver that was told to end most often has
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class Turns:
         self._thread.start()
 
     def __contains__(self, job_id: str) -> bool:
-        """Whether it waits here, or has a driver that was started here."""
+        """Whether it waits here, or has a driver that was started here and lives."""
         with self._change:
-            return job_id in self._drivers or any(paths.root.name == job_id for paths in self._waiting)
+            driver = self._drivers.get(job_id)
+            waits = any(paths.root.name == job_id for paths in self._waiting)
+        return waits or (driver is not None and driver.lives())
 
     def waiting(self) -> int:
         with self._change:
@@ -78,13 +80,14 @@ class Turns:
                     self._waiting.remove(paths)
                     return True
             driver = self._drivers.get(job_id)
-            if driver is None or not driver.lives():
-                return False
+        if driver is None or not driver.lives():
+            return False
+        for _ in range(2):  # told a second time it does not wait for what it computes itself
             with contextlib.suppress(ProcessLookupError):
                 os.kill(driver.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _END_S
-        while driver.lives() and time.monotonic() < deadline:
-            time.sleep(_TICK_S / 4)
+            deadline = time.monotonic() + _END_S
+            while driver.lives() and time.monotonic() < deadline:
+                time.sleep(_TICK_S / 4)
         return True
 
     def close(self) -> None:
