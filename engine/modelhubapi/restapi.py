@@ -171,7 +171,7 @@ class RequestHandler(object):
         with io.open(path, encoding="utf-8") as stream:
             try:
                 given = json.load(stream)
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:  # RuntimeError: nested too deeply
                 raise RequestError("the file is not valid JSON: %s" % error)
         if not isinstance(given, dict):
             raise RequestError("the JSON has to be an object with one entry per input")

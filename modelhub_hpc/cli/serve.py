@@ -51,6 +51,10 @@ _UPLOAD_MB = 512
     "--idle", "idle_s", type=float, default=900.0, metavar="SECONDS", help="End a model nobody uses. Default 900."
 )
 @click.option("--max-upload", type=click.IntRange(1), default=_UPLOAD_MB, metavar="MIB", help="Default 512.")
+@click.option(
+    "--receive", "receive_s", type=float, default=30.0, metavar="SECONDS",
+    help="In which a request has to be here, beside 16 s for each MiB. Default 30.",
+)
 @click.option("--url-inputs", is_flag=True, help="Fetch inputs from addresses of the public internet.")
 @click.option(
     "--allow-root", "roots", multiple=True, type=_folder, metavar="FOLDER", help="Jobs may name files in FOLDER."
@@ -128,6 +132,7 @@ def _settings(
         max_waiting=given["waiting"],
         max_upload_bytes=given["max_upload"] * 2**20,
         idle_s=given["idle_s"],
+        receive_s=given["receive_s"],
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -275,4 +276,5 @@ def _refusal(error: CaseError, given: Inputs) -> Refused:
     text = error.message.splitlines()[0] if error.message else error.kind
     for key, path in given:  # whose place in this machine is no client's business
         text = text.replace(path, "the file" if key == "single" else key)
+        text = text.replace(os.path.join(os.path.dirname(path), ""), "")  # of what a file says lies beside it
     return Refused(status, text)
