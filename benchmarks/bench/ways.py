@@ -39,10 +39,9 @@ class Worker:
     warm: int = 1
 
     @property
-    def busy(self) -> tuple[float, int]:
-        """Seconds that it spent once it was warm, and on how many cases."""
-        rest = self.starts[self.warm :]
-        return (self.end - rest[0], len(rest)) if rest else (0.0, 0)
+    def rest(self) -> tuple[float, ...]:
+        """The starts that count: those once it was warm, or all of them where there are no others."""
+        return self.starts[self.warm :] or self.starts
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,15 @@ class Passage:
     @property
     def rate(self) -> float:
         """Cases per second from when all workers were warm to the last result."""
-        since = max(each.starts[min(1, len(each.starts) - 1)] for each in self.workers)
+        since = max(each.rest[0] for each in self.workers)
         count = sum(start >= since for each in self.workers for start in each.starts)
         return count / (max(each.end for each in self.workers) - since)
 
     @property
     def per_case(self) -> float:
         """Seconds of a warm worker per case, whatever it did in them."""
-        spent = [each.busy for each in self.workers]
-        return sum(seconds for seconds, _ in spent) / sum(count for _, count in spent)
+        spent = sum(each.end - each.rest[0] for each in self.workers)
+        return spent / sum(len(each.rest) for each in self.workers)
 
 
 @dataclass(frozen=True)
@@ -157,23 +156,27 @@ def submit(
     done = subprocess.run([*command, *options], env=whole, timeout=LIMIT_S, stdout=subprocess.DEVNULL)
     if done.returncode:
         raise SystemExit(f"mh-hpc submit: exit code {done.returncode}")
-    return Passage(begun, workers_of(outdir))
+    return Passage(begun, workers_of(outdir, setting.batch))
 
 
-def workers_of(outdir: Path) -> tuple[Worker, ...]:
-    """What each worker of a finished run did, by its shards; its first shard is that of warming up."""
+def workers_of(outdir: Path, batch: int) -> tuple[Worker, ...]:
+    """What each worker of a finished run did, by its shards; it warms up until it has published a batch of cases.
+
+    A case's start is that of its way into the session, ahead of the model; with a shard's first they agree.
+    """
     found: dict[str, list[tuple[list[float], float]]] = {}
     for path in (outdir / "shards").glob("c*.jsonl"):
         head, *lines = path.read_bytes().splitlines()[:-1]
         by = json.loads(head)["by"]
         starts = sorted(json.loads(line)["started"] for line in lines)
         found.setdefault(f"{by['job']} {by['worker']} {by['log']}", []).append((starts, path.stat().st_mtime))
-    return tuple(_worker(sorted(shards)) for shards in found.values())
+    return tuple(_worker(sorted(shards), batch) for shards in found.values())
 
 
-def _worker(shards: list[tuple[list[float], float]]) -> Worker:
+def _worker(shards: list[tuple[list[float], float]], batch: int) -> Worker:
     starts = tuple(itertools.chain.from_iterable(starts for starts, _ in shards))
-    return Worker(starts, shards[-1][1], len(shards[0][0]))
+    published = itertools.accumulate(len(starts) for starts, _ in shards)
+    return Worker(starts, shards[-1][1], next((count for count in published if count >= batch), len(starts)))
 
 
 def turn_about(ways: Mapping[str, Callable[[int], Any]], repeats: int) -> list[dict[str, Any]]:
