@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -37,12 +38,15 @@ def accuracy(run: Site) -> float:
 
 
 def test_digits_over_all_gpus(cluster: Cluster, image: object, digits: Path, tmp_path: Path) -> None:
-    """899 images over three nodes with two GPUs each: right, on all six, and the same table from an array of jobs."""
+    """899 images over three nodes with two GPUs each: right, on all six, and the same table from an array of jobs.
+
+    The nodes are one machine with one scratch folder, so the image is copied there once.
+    """
     runs = {}
     for executor in ("slurm", "slurm-array"):
         run = runs[executor] = SlurmRun(cluster, tmp_path / executor, executor, DIGITS)
         run.runtime, run.inputs = "apptainer", digits
-        ended = run.submit("--image", IMAGE, "--chunk-size", "10", "--wait")
+        ended = run.submit("--image", IMAGE, "--chunk-size", "10", "--stage-image", "--wait")
         assert ended.code == 0 and "899 of 899" in ended.text or executor == "slurm-array", ended.text
         record = run.record()
         assert record["counts"] == {"cases": 899, "done": 899, "failed": 0, "pending": 0, "retried": 0}
@@ -51,6 +55,9 @@ def test_digits_over_all_gpus(cluster: Cluster, image: object, digits: Path, tmp
         assert places == {(f"node{node}", str(gpu)) for node in (1, 2, 3) for gpu in (0, 1)}
         assert {j["id"] for j in record["jobs"]} >= {w["job"] for w in record["workers"]} or executor == "slurm-array"
         assert set(record["seconds_per_stage"]) == {"start", "model", "chunk"}
+        (copy,) = run.scratch.glob("mh-hpc-images-*/*.sif")
+        assert sum(f"to {copy}" in path.read_text() for path in run.outdir.glob("logs/slurm-*.out")) == 1
+        shutil.rmtree(copy.parent)
         assert eventually(lambda: not run.leftovers(), 20), run.leftovers()
     assert table(runs["slurm"]) == table(runs["slurm-array"])
     assert accuracy(runs["slurm"]) > 0.98
