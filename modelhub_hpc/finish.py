@@ -42,8 +42,9 @@ def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: st
     passing = count.passing(results())
     write_results_csv(paths.results_csv, _cases(manifest), passing, run.model.outputs, manifest.columns)
     found = count.tally()
-    # most runs have no failures, and need not read their shards twice
-    write_failures_csv(paths.failures_csv, _cases(manifest), results() if found.failed else ())
+    # most runs have no failures, and need not read everything twice
+    failed = (_cases(manifest), results()) if found.failed else ((), ())
+    write_failures_csv(paths.failures_csv, *failed)
     jobs, used = jobs_of(paths, patient=stopped is None)
     record = build_record(_facts(paths, run, stopped, code, jobs), found)
     replace_json(paths.record_json, {**record, "usage": used})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ _BLOCK = 1 << 24
 _STAMP = 2  # leading numbers of an index file: size and mtime_ns of the manifest that it describes
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """One unit of work: what goes into the model once.
 
     inputs: (input key, absolute path) in the model's order; paths are surrogateescape text.
@@ -128,7 +127,8 @@ class Manifest:
         end = 1 + len(self.keys)
         if len(row) != end + 2 + len(self.columns):
             raise InvalidError(f"{self.path} is damaged: the row of case {row[:1]} has {len(row)} columns")
-        free = tuple((name, value) for name, value in zip(self.columns, row[end + 2 :]) if value)
+        columns = zip(self.columns, row[end + 2 :])
+        free = tuple([(name, value) for name, value in columns if value]) if self.columns else ()
         return Case(row[0], tuple(zip(self.keys, row[1:end])), free, int(row[end]), int(row[end + 1]))
 
 

@@ -39,8 +39,7 @@ FORMAT = 1
 PENDING, DONE, FAILED = 0, 1, 2
 
 _SHARD_NAME = re.compile(r"c(\d{6,})(?:\.g([1-9]\d*))?\.jsonl")
-_CASE_START = b'\n{"index": '
-_CASE_STATUS = re.compile(rb'(\d+), "status": "(done|failed)"')
+_CASE_STATUS = re.compile(rb'\n\{"index": (\d+), "status": "(done|failed)"')
 
 _log = logging.getLogger(__name__)
 
@@ -217,16 +216,16 @@ class Verified:
     cases: int
     body: bytes
 
-    def statuses(self) -> list[tuple[int, int]]:
-        """(manifest row, DONE or FAILED) of each case, without parsing the rest.
+    def statuses(self) -> dict[int, int]:
+        """DONE or FAILED of each case, by its row of the manifest, without parsing the rest.
 
-        Raises ShardInvalid if a line is no result.
+        Raises ShardInvalid if a line is no result, or two are of one case.
         """
-        starts = (b"\n" + self.body).split(_CASE_START)[1:]
-        found = [match.groups() for match in map(_CASE_STATUS.match, starts) if match]
-        if len(found) != self.cases:
-            raise ShardInvalid("a result in it has another form")
-        return [(int(index), DONE if status == b"done" else FAILED) for index, status in found]
+        found = _CASE_STATUS.findall(b"\n" + self.body)
+        of_rows = {int(index): DONE if status == b"done" else FAILED for index, status in found}
+        if not len(found) == len(of_rows) == self.cases:
+            raise ShardInvalid("a result in it has another form, or is there twice")
+        return of_rows
 
 
 def read_shard(path: Path, run_id: str, plan_digest: str, verify_arrays: bool = True) -> Shard:
