@@ -50,12 +50,11 @@ def predict(asked: Asked, folder: Path | None, voice: Voice) -> int:
         voice.warn(f"skipped {one_line(each.path)}: {one_line(each.reason)}")
     if folder is not None:
         _prepare(planned, folder)
-    predicted = sorted(_predicted(planned, folder), key=lambda each: each.result.index)
-    if voice.json:
-        facts = [_facts(each) for each in predicted]
-        voice.answer(facts[0] if len(facts) == 1 else facts)
-    else:
-        voice.columns(row for each in predicted for row in _rows(each))
+    with contextlib.closing(Predictor(planned.run, logs=None)) as predictor:
+        found = predictor.predict(enumerate(planned.found.cases))
+        predicted = [_Predicted(result, _save(result, arrays, folder)) for result, arrays in found]
+        predicted.sort(key=lambda each: each.result.index)
+        _show(predicted, voice)  # before the model has ended, which takes a moment
     return _complain(predicted, folder, voice)
 
 
@@ -68,10 +67,12 @@ def _prepare(planned: Planned, folder: Path) -> None:
         raise UsageError(f"{one_line(taken[0])} exists already. Choose another folder with -o, or remove it.")
 
 
-def _predicted(planned: Planned, folder: Path | None) -> Iterator[_Predicted]:
-    with contextlib.closing(Predictor(planned.run, logs=None)) as predictor:
-        for result, arrays in predictor.predict(enumerate(planned.found.cases)):
-            yield _Predicted(result, _save(result, arrays, folder))
+def _show(predicted: list[_Predicted], voice: Voice) -> None:
+    if voice.json:
+        facts = [_facts(each) for each in predicted]
+        voice.answer(facts[0] if len(facts) == 1 else facts)
+    else:
+        voice.columns(row for each in predicted for row in _rows(each))
 
 
 def _save(result: CaseResult, arrays: Mapping[str, ArrayOutput], folder: Path | None) -> dict[str, _Array]:
