@@ -21,7 +21,8 @@ from modelhub_hpc.service.settings import ServiceSettings
 
 log = logging.getLogger("modelhub_hpc.service.access")
 
-PUBLIC = frozenset({"/healthz"})  # for who watches servers, and tells nothing
+# for who watches servers, and tells nothing; and what the page looks like that says where the token is to be had
+PUBLIC = frozenset({"/healthz", "/static/pages.css", "/static/pages.js", "/static/icon.svg"})
 CSRF_FIELD, CSRF_HEADER = "csrf_token", "X-CSRF-Token"
 _SHORTEST = 20
 _ALPHABET = frozenset(string.ascii_letters + string.digits + "-_")

@@ -16,6 +16,7 @@ from modelhub_hpc.viewing import View
 
 # level and width in HU, as radiologists look at CT
 PRESETS = {"Soft tissue": (40, 400), "Lung": (-600, 1500), "Bone": (400, 1800), "Brain": (40, 80)}
+_HOUNSFIELD = -1000.0  # of air; that much above water there is hardly anything in a patient
 _STRENGTHS = {"mask": 50, "heat": 60}
 
 
@@ -79,7 +80,9 @@ class Stage:
     def reach(self) -> tuple[float, float, float]:
         """Smallest and largest value, and a step to go from one to the other in."""
         low, high = self.view.image.reach if self.view.image else (0.0, 1.0)
-        low, high = min(low, self.level - self.width / 2), max(high, self.level + self.width / 2)
+        beyond = (_HOUNSFIELD, -_HOUNSFIELD) if self.presets else ()
+        low = min(low, self.level - self.width / 2, *beyond)
+        high = max(high, self.level + self.width / 2, *beyond)
         step = 10.0 ** math.floor(math.log10((high - low) / 200)) if high > low else 1.0
         return math.floor(low / step) * step, math.ceil(high / step) * step, step
 

@@ -44,9 +44,10 @@ function follow(viewer) {
     const text = {
       which: `${value} of ${range.max}`,
       strength: `${value} %`,
-      window: `${value.toLocaleString("en", { maximumSignificantDigits: 4 })} ${range.dataset.unit || ""}`,
-    };
-    range.nextElementSibling.textContent = text[range.className];
+      window: `${value.toLocaleString("en", { maximumSignificantDigits: 4 })} ${range.dataset.of}`,
+    }[range.className];
+    range.nextElementSibling.textContent = text;
+    range.setAttribute("aria-valuetext", text);
   }
 
   viewer.addEventListener("input", ({ target }) => {
@@ -56,7 +57,7 @@ function follow(viewer) {
     }
     say(target);
     if (target.className === "strength") {
-      layers[target.dataset.layer].setAttribute("opacity", target.value / 100);
+      layers[target.dataset.of].setAttribute("opacity", target.value / 100);
     }
     if (!asked) {
       asked = true;
