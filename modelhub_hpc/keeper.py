@@ -17,11 +17,9 @@ hold its interpreter lock for ever.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import time
@@ -153,6 +151,9 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     child = start(argv[5:], link)
     release_stdio()
+    import json  # now that the command is on its way, since somebody waits for it
+    import shutil
+
     exits: dict[int, int] = {}
     killed_by, peak = watch(child, link, wakeup, limit_mb, exits)
     clean = kill_all(exits)
