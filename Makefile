@@ -65,6 +65,11 @@ engine-matrix: $(VENV)/.tests
 	$(BIN)/python tests/engine/matrix.py --work $(BUILD)/interpreters
 
 bench: $(VENV)/.tests $(TEST_TOOLS) image
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/rivals.py
+	$(BIN)/python benchmarks/single.py
+	$(BIN)/python benchmarks/efficiency.py
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/soak.py --cases 1000

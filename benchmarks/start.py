@@ -14,10 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))
-
-from modelhub_hpc import config, deployment  # noqa: E402
+from bench import REPO
+from bench.ways import NO_PRIVILEGES
+from modelhub_hpc import config, deployment
 
 DIGITS = REPO / "registry/contributions/digits-cnn"
 PICTURE = DIGITS / "contrib_src/sample_data/digit-0898.png"
@@ -65,9 +64,9 @@ def build(folder: Path) -> Path:
 def measure(sif: Path, picture: Path, repeats: int) -> dict[str, list[float]]:
     """Seconds from the start of the process to its end, JSON printed, of every repetition."""
     ways = {
-        "run": ["apptainer", "-q", "run", str(sif), str(picture)],
-        "by hand": ["apptainer", "-q", "exec", str(sif), "python3", "-c", BY_HAND, str(picture)],
-        "container": ["apptainer", "-q", "exec", str(sif), "true"],
+        "run": ["apptainer", "-q", "run", *NO_PRIVILEGES, str(sif), str(picture)],
+        "by hand": ["apptainer", "-q", "exec", *NO_PRIVILEGES, str(sif), "python3", "-c", BY_HAND, str(picture)],
+        "container": ["apptainer", "-q", "exec", *NO_PRIVILEGES, str(sif), "true"],
     }
     answers = {name: answer(ways[name], picture.parent) for name in ("run", "by hand")}  # which also warms the caches
     if answers["run"]["output"][0]["prediction"] != answers["by hand"]:
