@@ -288,7 +288,7 @@ def failed(row: Row, started: float, attempts: int, error: CaseError) -> CaseRes
 
 
 def _value(output: RawOutput) -> Output:
-    return Output(output.name, output.type, output.description, output.shape, output.prediction)
+    return Output(output.name, output.type, output.description, output.shape, output.value)
 
 
 def _arrays(outputs: tuple[RawOutput, ...], specs: tuple[OutputSpec, ...], case: Case) -> dict[str, ArrayOutput]:

@@ -134,6 +134,7 @@ class Session:
         self.ready: Ready | None = None
         self.peak_mb = 0
         self._buffer = bytearray()
+        self._answers = wire.Answers()
         self._requests = itertools.count()
         self._kept: Kept | None = None
 
@@ -308,7 +309,7 @@ class Session:
         if message["type"] not in ("done", "failed") or message.get("id") != sent.request.id:
             raise self._over("output", f"expected the answer to {sent.request.id!r}, got {str(message)[:200]}")
         try:
-            reply = wire.reply(message, sent.folder, sent.batch)
+            reply = self._answers.reply(message, sent.folder, sent.batch)
         except (KeyError, TypeError, ValueError) as error:
             raise self._over("output", f"unusable answer: {error!r}") from error
         if reply.error and "[Errno 28]" in reply.error:

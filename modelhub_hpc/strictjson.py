@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 
-_LONG_NUMBER = re.compile(rb"\d{19}")  # may be an integer of more than 64 bits, which the library makes a float
+_DIGITS = re.compile(rb"\d{19}")
+_LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19}")  # may be an integer of more than 64 bits, which the library makes a float
 
 
 def loads(text: bytes) -> Any:
     """What the text says, whole numbers of any size. Raises ValueError for NaN, infinities and anything not JSON."""
-    if not _LONG_NUMBER.search(text):
+    if not _DIGITS.search(text) or not _LONG_NUMBER.search(text):  # the first is the faster
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:

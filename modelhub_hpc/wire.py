@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 
 from modelhub_hpc import strictjson
 from modelhub_hpc.model_output import ArrayFile, open_array
+from modelhub_hpc.record import LabelList
+from modelhub_hpc.runfolder import Json
 
 PROTOCOL = 2
 
@@ -24,14 +29,19 @@ class Request:
 
 @dataclass(frozen=True)
 class RawOutput:
-    """One output as the model gave it: a JSON value, or an array still lying in the session's scratch folder."""
+    """One output as the model gave it: a value, or an array still lying in the session's scratch folder."""
 
     name: str
     type: str
     description: str
     shape: tuple[int, ...]
-    prediction: Any
+    value: Json | LabelList
     array: ArrayFile | None
+
+    @property
+    def prediction(self) -> Json:
+        """The value as the model gave it."""
+        return self.value.plain() if isinstance(self.value, LabelList) else self.value
 
 
 @dataclass(frozen=True)
@@ -89,33 +99,52 @@ def ready(fields: Mapping[str, Any]) -> Ready:
     return Ready(python, engine, str(model.get("id")), str(model.get("name")), fields.get("batches") is True)
 
 
-def reply(fields: Mapping[str, Any], folder: Path, asked: int) -> Reply:
-    """The answer to a request, its arrays opened in `folder`. asked: as Reply has it.
+class Answers:
+    """Reads the answers of one session: long label lists come without the labels that they had the last time."""
 
-    Raises ValueError, KeyError or TypeError for anything that is none.
-    """
-    failed = fields["type"] == "failed"
-    return Reply(
-        id=fields["id"],
-        outputs=() if failed else tuple(_output(o, folder) for o in fields["outputs"]),
-        seconds=float(fields.get("seconds", 0.0)),
-        asked=asked,
-        batch=int(fields.get("batch", 1)),
-        notes=tuple(str(n) for n in fields.get("notes", ())),
-        error=str(fields["error"]) if failed else None,
-        kind=str(fields.get("kind", "model")),
-        traceback=str(fields.get("traceback", "")),
-    )
+    def __init__(self) -> None:
+        self._labels: dict[int, tuple[str, ...]] = {}  # by position of the output
 
+    def reply(self, fields: Mapping[str, Any], folder: Path, asked: int) -> Reply:
+        """The answer to a request, its arrays opened in `folder`. asked: as Reply has it.
 
-def _output(output: Mapping[str, Any], folder: Path) -> RawOutput:
-    array = open_array(folder, output["file"]) if "file" in output else None
-    return RawOutput(
-        name=str(output["name"]),
-        type=str(output["type"]),
-        description=str(output.get("description", "")),
-        shape=tuple(int(n) for n in output["shape"]),
-        prediction=None if array else output["prediction"],
-        array=array,
-    )
+        Raises ValueError, KeyError or TypeError for anything that is none.
+        """
+        failed = fields["type"] == "failed"
+        outputs = () if failed else enumerate(fields["outputs"])
+        return Reply(
+            id=fields["id"],
+            outputs=tuple(self._output(position, output, folder) for position, output in outputs),
+            seconds=float(fields.get("seconds", 0.0)),
+            asked=asked,
+            batch=int(fields.get("batch", 1)),
+            notes=tuple(str(n) for n in fields.get("notes", ())),
+            error=str(fields["error"]) if failed else None,
+            kind=str(fields.get("kind", "model")),
+            traceback=str(fields.get("traceback", "")),
+        )
 
+    def _output(self, position: int, output: Mapping[str, Any], folder: Path) -> RawOutput:
+        array = open_array(folder, output["file"]) if "file" in output else None
+        return RawOutput(
+            name=str(output["name"]),
+            type=str(output["type"]),
+            description=str(output.get("description", "")),
+            shape=tuple(int(n) for n in output["shape"]),
+            value=None if array else self._value(position, output),
+            array=array,
+        )
+
+    def _value(self, position: int, output: Mapping[str, Any]) -> Json | LabelList:
+        if "probabilities" not in output:
+            value: Json = output["prediction"]
+            return value
+        if "labels" in output:
+            self._labels[position] = tuple(map(str, output["labels"]))
+        labels, packed = self._labels[position], base64.b64decode(output["probabilities"], validate=True)
+        if len(packed) != 8 * len(labels):
+            raise ValueError("not as many probabilities as labels")
+        probabilities = struct.unpack(f"<{len(labels)}d", packed)
+        if not math.isfinite(sum(probabilities)):
+            raise ValueError("a probability is no finite number")
+        return LabelList(labels, probabilities)

@@ -16,6 +16,7 @@ from modelhub_hpc.record import (
     CaseError,
     CaseResult,
     FailureKind,
+    LabelList,
     Output,
     RunFacts,
     RunPaths,
@@ -30,6 +31,7 @@ from modelhub_hpc.record import (
     write_failures_csv,
     write_results_csv,
 )
+from modelhub_hpc.record.results import LabelTables
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.runfolder import replacing
 
@@ -41,13 +43,16 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
+label_lists = st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=4).map(
+    lambda found: LabelList(tuple(found), tuple(found.values()))
+)
 outputs = st.builds(
     Output,
     texts,
     texts,
     texts,
     st.lists(st.integers(0, 9), max_size=3).map(tuple),
-    json_values,
+    json_values | label_lists,
     st.none() | texts,
     st.none() | texts,
 )
@@ -65,9 +70,10 @@ errors = st.builds(CaseError, st.sampled_from(list(FailureKind)), texts, texts)
 def test_a_result_survives_its_line_whatever_its_names(case_id, index, made, error, notes):
     status = "done" if error is None else "failed"
     before = CaseResult(case_id, index, status, made, 0.1 + 0.2, 2, error, notes, "host\n", 1e9 + 0.1)
-    line = before.to_json()
+    tables = LabelTables()
+    line = before.to_json(tables)
     assert line.isascii() and "\n" not in line and json.loads(line)["index"] == index
-    assert CaseResult.from_json(line.encode()) == before
+    assert CaseResult.from_json(line.encode(), LabelTables(json.loads(json.dumps(tables.tables)))) == before
 
 
 def counted(results: list[CaseResult], cases: int) -> Tally:

@@ -1,5 +1,7 @@
 """Shards: what goes in comes out; killed, raced and damaged ones never show a wrong result."""
 
+import hashlib
+import json
 import os
 import random
 import signal
@@ -16,6 +18,7 @@ from modelhub_hpc.plan import Chunk
 from modelhub_hpc.record import (
     ArrayOutput,
     CaseResult,
+    LabelList,
     Output,
     ShardInvalid,
     ShardWriter,
@@ -349,3 +352,40 @@ def test_shards_of_another_run_or_plan_are_not_counted(paths):
             read_shard(paths.shard(1), run, plan)
     with pytest.raises(TryAgainError, match="another run or plan.*\n.*Resume"):
         list(iter_results(paths, "other", PLAN, CHUNKS))
+
+
+def test_labels_are_written_once_and_come_back_with_every_case(paths):
+    first, second = tuple(f"class {n}" for n in range(1000)), tuple(f"other {n}" for n in range(60))
+    given = [
+        LabelList(labels, tuple(index + n / 7 for n in range(len(labels))))
+        for index, labels in enumerate((first, second, first, first))
+    ]
+    with ShardWriter(paths, RUN, PLAN, 1) as shard:
+        for index, value in enumerate(given, 1):
+            outputs = (Output("probabilities", "label_list", "", (len(value.labels),), value),)
+            shard.add(CaseResult(f"case-{index}", index, "done", outputs, 0.5, 1, None, (), "host", 1.0))
+        assert shard.publish()
+    found = read_shard(paths.shard(1), RUN, PLAN).results
+    assert [each.outputs[0].value for each in found] == given
+    last = {"label": "class 999", "probability": 3 + 999 / 7}
+    assert len(found) == 4 and found[2].outputs[0].prediction[999] == {**last, "probability": 2 + 999 / 7}
+    text = paths.shard(1).read_text()
+    assert text.count("class 999") == text.count("other 59") == 1
+
+
+def test_a_shard_of_the_form_before_can_be_read(paths):
+    """Its label lists are written out in every line."""
+    labels = [{"label": "yes", "probability": 0.25}, {"label": "no", "probability": 0.75}]
+    result = {
+        "index": 1, "status": "done", "case_id": "case-1", "seconds": 0.5, "attempts": 1, "notes": [], "host": "host",
+        "started": 1.0, "error": None,
+        "outputs": [{"name": "answer", "type": "label_list", "description": "", "shape": [2], "dataset": None,
+                     "dtype": None, "prediction": labels}],
+    }  # fmt: skip
+    header = {"format": 1, "run_id": RUN, "plan": PLAN, "chunk": 1, "generation": 0, "attempt": "abc", "by": {},
+              "arrays": None}  # fmt: skip
+    body = "".join(json.dumps(each) + "\n" for each in (header, result)).encode()
+    last = json.dumps({"cases": 1, "sha256": hashlib.sha256(body).hexdigest()}).encode()
+    paths.shard(1).write_bytes(body + last + b"\n")
+    (found,) = read_shard(paths.shard(1), RUN, PLAN).results
+    assert found.outputs[0].prediction == labels

@@ -38,6 +38,11 @@ def test_large_whole_numbers_stay_whole(number: int) -> None:
     assert strictjson.dumps([number]) == f"[{number}]"
 
 
+def test_the_digits_of_a_fraction_are_no_whole_number() -> None:
+    assert not strictjson._LONG_NUMBER.search(b"[0.0001234567890123456789, -1.2345678901234567e-05]")
+    assert strictjson._LONG_NUMBER.search(b"[-1234567890123456789012]")
+
+
 @pytest.mark.parametrize("text", [b"NaN", b"-Infinity", b"1e999", b"-1e999", b"[1,]", b"", b"\xff", b"1" + b"0" * 400 + b".0"])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):

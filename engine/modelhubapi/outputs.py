@@ -1,6 +1,9 @@
 """What a model returned, taken apart into named outputs, and made fit for JSON or a file."""
 
+import array
+import base64
 import json
+import operator
 import os
 import sys
 
@@ -8,6 +11,7 @@ from modelhublib.errors import as_text
 from modelhublib.paths import PY2, TEXT_TYPES
 
 _INTEGERS = (int,) if not PY2 else (int, type(sys.maxsize + 1))
+_LONG = 50  # labels, from which on packing them saves time
 _FILE_KINDS = "biufcV"  # the dtype kinds that both .npy without pickle and HDF5 can hold
 
 
@@ -89,6 +93,46 @@ def to_json_text(output, notes):
         return json.dumps(output.value, allow_nan=False)
     except (TypeError, ValueError, RuntimeError):
         return json.dumps(to_json(output, notes), allow_nan=False)
+
+
+class LabelLists(object):
+    """Packs long lists of {"label", "probability"}: to write a thousand labels out for every case takes a while."""
+
+    def __init__(self):
+        self._sent = {}  # by position of the output: the labels that the host knows
+
+    def pack(self, position, output):
+        """Return fields for the wire: the probabilities as packed doubles, the labels where they are not known yet.
+
+        None for what is no such list, or holds anything but texts and finite floats.
+        """
+        parts = _labels_and_probabilities(output.value)
+        if parts is None:
+            return None
+        labels, probabilities = parts
+        packed = array.array("d", probabilities)
+        if sys.byteorder != "little":
+            packed.byteswap()
+        data = packed.tostring() if PY2 else packed.tobytes()
+        fields = {"probabilities": base64.b64encode(data).decode("ascii")}
+        if self._sent.get(position) != labels:
+            json.dumps(labels)  # ValueError here for bytes that are no text, before anybody believes them sent
+            self._sent[position] = labels
+            fields["labels"] = labels
+        return fields
+
+
+def _labels_and_probabilities(value):
+    if type(value) is not list or len(value) < _LONG or set(map(type, value)) != {dict} or set(map(len, value)) != {2}:
+        return None
+    try:
+        labels, probabilities = zip(*map(operator.itemgetter("label", "probability"), value))
+    except KeyError:
+        return None
+    total = sum(probabilities) if set(map(type, probabilities)) == {float} else None
+    if total is None or total - total != 0 or not set(map(type, labels)).issubset(TEXT_TYPES):  # inf - inf is NaN
+        return None
+    return labels, probabilities
 
 
 def to_array(output, notes):

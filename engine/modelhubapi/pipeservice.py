@@ -100,6 +100,7 @@ class Service(object):
         self._api = api
         self._wire = wire
         self._working = working
+        self._label_lists = outputs.LabelLists()
 
     def batches(self):
         """Yield the requests that are to be computed together, until the host closes the pipe."""
@@ -157,7 +158,7 @@ class Service(object):
     def _deliver(self, request, named, seconds, batch):
         """Return the answer as text, its arrays saved."""
         try:
-            described, notes = _describe(named, native_path(request["output_dir"]))
+            described, notes = self._describe(named, native_path(request["output_dir"]))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # code of the model's own types runs here too
@@ -165,6 +166,25 @@ class Service(object):
             return _failed(request, error)
         lead = {"type": "done", "id": request["id"], "seconds": round(seconds, 6), "batch": batch, "notes": notes}
         return _with(lead, "outputs", "[%s]" % ", ".join(described))
+
+    def _describe(self, named, output_dir):
+        """Save the arrays; return (the outputs as JSON texts, notes on what had to be changed)."""
+        notes = []
+        described = []
+        for index, output in enumerate(named):
+            entry = {"name": output.name, "type": output.type, "description": output.description,
+                     "shape": output.shape}
+            if output.is_array and not outputs.is_text_array(output):
+                name = "%d.npy" % index
+                entry.update(outputs.save_array(outputs.to_array(output, notes), output_dir, name), file=name)
+                described.append(json.dumps(entry, allow_nan=False))
+                continue
+            packed = self._label_lists.pack(index, output)
+            if packed is not None:
+                described.append(json.dumps(dict(entry, **packed)))
+            else:
+                described.append(_with(entry, "prediction", outputs.to_json_text(output, notes)))
+        return described, notes
 
 
 def _paths(requests):
@@ -186,21 +206,6 @@ def _failed(request, error):
 def _with(fields, name, text):
     """Return an object of fields and one more, whose value is JSON already, as text."""
     return '%s, "%s": %s}' % (json.dumps(fields, allow_nan=False)[:-1], name, text)
-
-
-def _describe(named, output_dir):
-    """Save the arrays; return (the outputs as JSON texts, notes on what had to be changed)."""
-    notes = []
-    described = []
-    for index, output in enumerate(named):
-        entry = {"name": output.name, "type": output.type, "description": output.description, "shape": output.shape}
-        if output.is_array and not outputs.is_text_array(output):
-            name = "%d.npy" % index
-            entry.update(outputs.save_array(outputs.to_array(output, notes), output_dir, name), file=name)
-            described.append(json.dumps(entry, allow_nan=False))
-        else:
-            described.append(_with(entry, "prediction", outputs.to_json_text(output, notes)))
-    return described, notes
 
 
 if __name__ == "__main__":

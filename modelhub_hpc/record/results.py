@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from modelhub_hpc import strictjson
 from modelhub_hpc.runfolder import Json, dumps
@@ -37,11 +37,21 @@ class CaseError:
         object.__setattr__(self, "kind", FailureKind(self.kind).value)
 
 
+class LabelList(NamedTuple):
+    """A long list of {"label", "probability"}: the labels of a model are the same for every case."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def plain(self) -> Json:
+        return [{"label": label, "probability": value} for label, value in zip(*self, strict=True)]
+
+
 @dataclass(frozen=True)
 class Output:
     """One output of a model for one case.
 
-    Either `prediction` holds the JSON value, or `dataset` says where the array is:
+    Either `value` holds the prediction, or `dataset` says where the array is:
     "c000123.<attempt>.h5:/case/name", with its `dtype` as numpy writes it.
     """
 
@@ -49,9 +59,29 @@ class Output:
     type: str
     description: str
     shape: tuple[int, ...]
-    prediction: Json = None
+    value: Json | LabelList = None
     dataset: str | None = None
     dtype: str | None = None
+
+    @property
+    def prediction(self) -> Json:
+        """The prediction as the model gave it."""
+        return self.value.plain() if isinstance(self.value, LabelList) else self.value
+
+
+class LabelTables:
+    """The labels that stand in the head of a shard, so that its lines hold numbers only."""
+
+    def __init__(self, tables: Iterable[Iterable[str]] = ()) -> None:
+        self.tables = [tuple(table) for table in tables]
+        self._numbers = {table: number for number, table in enumerate(self.tables)}
+
+    def number(self, labels: tuple[str, ...]) -> int:
+        """Of the table with these labels, which becomes one."""
+        if labels not in self._numbers:
+            self._numbers[labels] = len(self.tables)
+            self.tables.append(labels)
+        return self._numbers[labels]
 
 
 @dataclass(frozen=True)
@@ -76,32 +106,43 @@ class CaseResult:
         if (self.error is None) != (self.status == "done") or self.status not in ("done", "failed"):
             raise ValueError(f"case {self.case_id!r}: status {self.status!r} with error {self.error!r}")
 
-    def to_json(self) -> str:
-        """One line; index and status lead it, so that counting needs no parsing.
+    def to_json(self, tables: LabelTables) -> str:
+        """One line; index and status lead it, so that counting needs no parsing. Its labels are put into the tables.
 
         Raises ValueError for numbers that JSON does not have.
         """
         error = None if self.error is None else vars(self.error)
         lead = {"index": self.index, "status": self.status}
         fields = {name: value for name, value in vars(self).items() if name != "outputs"}
-        outputs = ", ".join(map(_output_json, self.outputs))
+        outputs = ", ".join(_output_json(output, tables) for output in self.outputs)
         return f'{dumps({**lead, **fields, "error": error})[:-1]}, "outputs": [{outputs}]}}'
 
     @classmethod
-    def from_json(cls, line: bytes) -> CaseResult:
-        """Raises ValueError, KeyError or TypeError for anything that to_json() did not write."""
+    def from_json(cls, line: bytes, tables: LabelTables) -> CaseResult:
+        """Raises ValueError, KeyError, IndexError or TypeError for anything that to_json() did not write."""
         fields: dict[str, Any] = strictjson.loads(line)
-        fields["outputs"] = tuple(_output(each) for each in fields["outputs"])
+        fields["outputs"] = tuple(_output(each, tables) for each in fields["outputs"])
         fields["error"] = None if fields["error"] is None else CaseError(**fields["error"])
         fields["notes"] = tuple(fields["notes"])
         return cls(**fields)
 
 
-def _output_json(output: Output) -> str:
-    # the prediction may be long, and is most of the line
-    fields = {name: value for name, value in vars(output).items() if name != "prediction"}
-    return f'{dumps(fields)[:-1]}, "prediction": {strictjson.dumps(output.prediction)}}}'
+def _output_json(output: Output, tables: LabelTables) -> str:
+    fields = {name: value for name, value in vars(output).items() if name != "value"}
+    if isinstance(output.value, LabelList):
+        fields["table"] = tables.number(output.value.labels)
+        name, long = "probabilities", strictjson.dumps(output.value.probabilities)
+    else:
+        name, long = "prediction", strictjson.dumps(output.value)
+    return f'{dumps(fields)[:-1]}, "{name}": {long}}}'
 
 
-def _output(fields: Mapping[str, Any]) -> Output:
-    return Output(**{**fields, "shape": tuple(fields["shape"])})
+def _output(fields: dict[str, Any], tables: LabelTables) -> Output:
+    if "table" in fields:
+        labels, probabilities = tables.tables[fields.pop("table")], tuple(fields.pop("probabilities"))
+        if len(labels) != len(probabilities):
+            raise ValueError("not as many probabilities as labels")
+        value: Json | LabelList = LabelList(labels, probabilities)
+    else:
+        value = fields.pop("prediction")
+    return Output(**{**fields, "shape": tuple(fields["shape"])}, value=value)

@@ -21,7 +21,7 @@ from typing import Any
 from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.hdf5 import ArrayOutput, ArrayStore, check_storable
-from modelhub_hpc.record.results import CaseResult, Output
+from modelhub_hpc.record.results import CaseResult, LabelTables, Output
 from modelhub_hpc.runfolder import (
     PART,
     Json,
@@ -35,7 +35,8 @@ from modelhub_hpc.runfolder import (
     write_synced,
 )
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # 1: without tables of labels
 PENDING, DONE, FAILED = 0, 1, 2
 
 _SHARD_NAME = re.compile(r"c(\d{6,})(?:\.g([1-9]\d*))?\.jsonl")
@@ -83,6 +84,7 @@ class ShardWriter:
         self.final = self.paths.shard(self.chunk, self.generation)
         self._part = self.final.with_name(f".{self.final.name}.{self.attempt}{PART}")
         self._arrays: ArrayStore | None = None
+        self._tables = LabelTables()
         self._lines: list[str] = []
         self._indexes: set[int] = set()
         self._published = False
@@ -104,12 +106,12 @@ class ShardWriter:
         """
         if result.index in self._indexes:
             raise ValueError(f"chunk {self.chunk} already has a result for case {result.index}")
-        line = result.to_json()
+        line = result.to_json(self._tables)
         if arrays:
             for output in arrays.values():
                 check_storable(output.array)
             result = self._store(result, arrays)
-            line = result.to_json()
+            line = result.to_json(self._tables)
         self._lines.append(line)
         self._indexes.add(result.index)
         return result
@@ -176,6 +178,7 @@ class ShardWriter:
                 "generation": self.generation,
                 "attempt": self.attempt,
                 "by": dict(self.by()),
+                "tables": list(self._tables.tables),
                 "arrays": arrays,
             }
         )
@@ -214,6 +217,7 @@ class Verified:
     attempt: str
     arrays_file: str | None
     cases: int
+    tables: LabelTables
     body: bytes
 
     def statuses(self) -> dict[int, int]:
@@ -236,8 +240,8 @@ def read_shard(path: Path, run_id: str, plan_digest: str, verify_arrays: bool = 
     """
     found = verified(path, run_id, plan_digest, verify_arrays)
     try:
-        results = tuple(CaseResult.from_json(line) for line in found.body.splitlines())
-    except (ValueError, KeyError, TypeError) as error:
+        results = tuple(CaseResult.from_json(line, found.tables) for line in found.body.splitlines())
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ShardInvalid(f"a result in it has another form ({error!r})") from error
     return Shard(found.chunk, found.generation, found.attempt, found.arrays_file, results)
 
@@ -262,12 +266,13 @@ def verified(path: Path, run_id: str, plan_digest: str, verify_arrays: bool = Tr
         raise ShardInvalid(f"it belongs to another run or plan ({header.get('run_id')!r})")
     try:
         chunk, generation, attempt = int(header["chunk"]), int(header["generation"]), str(header["attempt"])
+        tables = LabelTables(header.get("tables", ()))
         arrays_file = _verify_arrays(path.parent, header["arrays"], verify_arrays)
     except (KeyError, TypeError) as error:
         raise ShardInvalid(f"its header has another form ({error!r})") from error
     if RunPaths(path.parent.parent).shard(chunk, generation) != path:
         raise ShardInvalid(f"it holds chunk {chunk}, generation {generation}, under a wrong name")
-    return Verified(chunk, generation, attempt, arrays_file, cases, body)
+    return Verified(chunk, generation, attempt, arrays_file, cases, tables, body)
 
 
 def _read(path: Path) -> bytes:
@@ -294,7 +299,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], int, bytes]:
     found = data.count(b"\n") - 2, hashlib.sha256(data[:cut]).hexdigest()
     if not data.endswith(b"\n") or expected != found:
         raise ShardInvalid("it is damaged: its content does not have the digest it was written with")
-    if first_line.get("format") != FORMAT:
+    if first_line.get("format") not in _READABLE:
         raise ShardInvalid(f"it has format {first_line.get('format')!r}, not {FORMAT}")
     return first_line, found[0], data[data.find(b"\n") + 1 : cut]
 

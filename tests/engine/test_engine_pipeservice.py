@@ -1,6 +1,7 @@
 # -*- coding: utf-8 -*-
 """The pipe service as a real process, with a model that does its worst."""
 
+import base64
 import errno
 import json
 import os
@@ -12,6 +13,8 @@ import time
 import numpy
 import PIL.Image
 import pytest
+
+from modelhubapi import outputs
 
 
 class Service(object):
@@ -482,3 +485,40 @@ def test_the_last_words_of_the_host_are_answered(mischief):
     mischief.process.stdin.close()
     assert [mischief.read()["id"] for _ in range(5)] == ["0", "1", "2", "3", "4"]
     assert mischief.wait() == 0
+
+
+def labelled(count, probability=0.1):
+    return [{"label": u"class \u00e9 %d" % number, "probability": probability * number} for number in range(count)]
+
+
+def packed(value, lists=None, position=0):
+    return (lists or outputs.LabelLists()).pack(position, outputs.Output("o", "label_list", "", value))
+
+
+def test_labels_are_sent_once():
+    lists = outputs.LabelLists()
+    first = packed(labelled(100), lists)
+    assert first["labels"] == tuple(each["label"] for each in labelled(100))
+    doubles = numpy.frombuffer(base64.b64decode(first["probabilities"]), "<f8")
+    assert doubles.tolist() == [each["probability"] for each in labelled(100)]
+    assert sorted(packed(labelled(100, 0.2), lists)) == ["probabilities"]
+    assert sorted(packed(labelled(100), lists, position=1)) == ["labels", "probabilities"]
+    assert sorted(packed(labelled(101), lists)) == ["labels", "probabilities"]
+    assert sorted(packed(labelled(101), lists)) == ["probabilities"]
+
+
+class Label(dict):
+    pass
+
+
+@pytest.mark.parametrize("value", [
+    labelled(5), tuple(labelled(100)), [], {}, 3.0, None, "word", list(range(100)),
+    labelled(99) + [{"label": "a"}], labelled(99) + [{"label": "a", "probability": 1}],
+    labelled(99) + [{"label": "a", "probability": float("nan")}],
+    labelled(99) + [{"label": "a", "probability": float("inf")}],
+    labelled(99) + [{"label": "a", "probability": numpy.float64(1)}],
+    labelled(99) + [{"label": 7, "probability": 1.0}], labelled(99) + [Label(label="a", probability=1.0)],
+    labelled(99) + [{"label": "a", "probability": 1.0, "more": 2}],
+    labelled(99) + [{"name": "a", "probability": 1.0}]])
+def test_what_is_no_long_list_of_labels_is_sent_as_it_is(value):
+    assert packed(value) is None
