@@ -620,6 +620,21 @@ def test_results_in_every_form(mh: Shell, toy: Path, cases: Write) -> None:
     assert (nowhere.returncode, "not a file in a folder that exists" in nowhere.stderr) == (2, True)
 
 
+def test_the_table_of_a_finished_run_is_made_once(mh: Shell, toy: Path, cases: Write) -> None:
+    mh(*begin(toy, cases(a="ok", b="bad")))
+    table, record = mh.cwd / "run/results.csv", mh.cwd / "run/record.json"
+    right = table.read_text()
+    table.write_text("edited by its user\n")
+    assert mh("results", "run", "--csv", "-").stdout == right
+    os.utime(table, ns=(0, record.stat().st_mtime_ns))  # as if the driver had written it
+    assert mh("results", "run", "--csv", "-").stdout == "edited by its user\n"
+    assert mh("results", "run", "--csv", "-", "--limit", 2).stdout == right
+    (mh.cwd / "run/shards/new").touch()  # the record may not tell of everything any more
+    assert mh("results", "run", "--csv", "-").stdout == right
+    failed = mh("results", "run", "--csv", "-", "--failed").stdout
+    assert failed == (mh.cwd / "run/failures.csv").read_text()
+
+
 def test_a_run_whose_private_part_is_closed_can_be_read(mh: Shell, toy: Path, cases: Write) -> None:
     if os.getuid() == 0:
         pytest.skip("nothing is closed to root")

@@ -27,6 +27,7 @@ from modelhub_hpc.record import (
 )
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.runs.look import is_current
 
 _ROWS = 10_000
 _CELL = 120  # characters of a value in a table; JSON and CSV hold it whole
@@ -157,12 +158,20 @@ def _csv(paths: RunPaths, of_run: RunRequest, target: str, failed: bool, limit: 
             raise UsageError(f"--csv {one_line(target)}: not a file in a folder that exists.")
         _write_csv(paths, of_run, path, failed, limit)
         return
+    ready = paths.failures_csv if failed else paths.results_csv
+    if limit is None and is_current(paths, ready):
+        _pour(ready)
+        return
     with tempfile.TemporaryDirectory(prefix="mh-hpc-", dir=config.scratch_dir(of_run.site)) as folder:
         path = Path(folder) / "results.csv"
         _write_csv(paths, of_run, path, failed, limit)
-        with open(path, "rb") as stream:
-            sys.stdout.flush()
-            shutil.copyfileobj(stream, sys.stdout.buffer)
+        _pour(path)
+
+
+def _pour(table: Path) -> None:
+    with open(table, "rb") as stream:
+        sys.stdout.flush()
+        shutil.copyfileobj(stream, sys.stdout.buffer)
 
 
 def _write_csv(paths: RunPaths, of_run: RunRequest, path: Path, failed: bool, limit: int | None) -> None:

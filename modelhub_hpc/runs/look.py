@@ -229,6 +229,11 @@ def _final(paths: RunPaths) -> dict[str, int] | None:
     return counts if counts.get("pending") == 0 and changed <= written else None
 
 
+def is_current(paths: RunPaths, table: Path) -> bool:
+    """Whether a table of the run tells of all results that are there, as its last driver left it."""
+    return _final(paths) is not None and 0 < _written(table) <= _written(paths.record_json)
+
+
 def _rate_of_arrays(paths: RunPaths, now: Counts) -> float | None:
     """Cases per second since the present array was submitted."""
     last = read_json(paths.round_json)
