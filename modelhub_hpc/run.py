@@ -327,9 +327,8 @@ class _Loop:
             if first is None:
                 return None
             seconds = first.seconds if first.done else None
-        site = self.run.site
-        workers, walltime_s = config.worker_count(site), config.walltime_s(site)
-        chunks = cut(self.run.cases, seconds, workers, site.chunk_size, walltime_s=walltime_s)
+        site, workers = self.run.site, config.worker_count(self.run.site)
+        chunks = cut(self.run.cases, seconds, workers, site.chunk_size, walltime_s=config.walltime_s(site))
         bounds = [[chunk.first, chunk.count] for chunk in chunks]
         publish_json(self.paths.chunks_json, {"format": 1, "plan": self.run.plan, "chunks": bounds})
         return chunk_table(self.paths)
