@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINE = 256 * 2**20
 TAIL = 16 * 2**10
+_PIPE = 2**16  # bytes that a pipe holds; room for more would have to be made, and given back, for every answer
 AHEAD = 4  # requests sent before the first is answered: the model never waits, and inputs are opened before their turn
 CLOSE_S = 10.0
 
@@ -296,7 +297,7 @@ class Session:
             raise self._over("timeout", f"no answer, and no request taken, within {self.spec.case_timeout_s:g} s")
         if self._kept.process.stdout.fileno() not in ready:
             return True
-        data = os.read(self._kept.process.stdout.fileno(), 2**20)
+        data = os.read(self._kept.process.stdout.fileno(), _PIPE)
         self._buffer += data
         return bool(data)
 
@@ -317,7 +318,7 @@ class Session:
         if reply.error and "[Errno 107]" in reply.error:
             raise self._over("storage", f"the image went away under the model: {reply.error}")
         yield reply
-        if os.path.lexists(sent.folder):
+        if reply.error or any(output.array for output in reply.outputs):
             shutil.rmtree(sent.folder, ignore_errors=True)
         self.aliases.forget(sent.request.inputs)
 
@@ -339,7 +340,7 @@ class Session:
             if not ready:
                 raise self._over("timeout", f"no answer within {timeout_s:g} s")
             # the link speaks last, once all is over, or ends without a word when the keeper was killed
-            data = os.read(ready[0], 2**20) if ready[0] != self._kept.link.fileno() else b""
+            data = os.read(ready[0], _PIPE) if ready[0] != self._kept.link.fileno() else b""
             if not data:
                 raise self._over("crash", "the model process ended")
             self._buffer += data

@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 
-_DIGITS = re.compile(rb"\d{19}")
-_LONG_NUMBER = re.compile(rb"(?<![.\d])\d{19}")  # may be an integer of more than 64 bits, which the library makes a float
+_LONG = 19  # digits of a number that may need more than 64 bits
+_ZEROS = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
+_LONG_NUMBER = re.compile(rb"(?<![.\d])\d{%d}" % _LONG)  # no digits of a fraction
 
 
 def loads(text: bytes) -> Any:
     """What the text says, whole numbers of any size. Raises ValueError for NaN, infinities and anything not JSON."""
-    if not _DIGITS.search(text) or not _LONG_NUMBER.search(text):  # the first is the faster
+    if not _may_be_too_long(text):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -35,6 +36,12 @@ def dumps(value: object) -> str:
     if b"null" in text or not text.isascii():  # NaN becomes null there
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.decode("ascii")
+
+
+def _may_be_too_long(text: bytes) -> bool:
+    """Whether there may be an integer that the library would make a float."""
+    # in long texts a search for any digit is slow
+    return b"0" * _LONG in text.translate(_ZEROS) and _LONG_NUMBER.search(text) is not None
 
 
 def _refuse(name: str) -> None:
