@@ -79,8 +79,8 @@ def read(path: str) -> Image:
 
 def first_window(voxels: npt.NDArray[Any]) -> tuple[float, float]:
     """Black and white such that one voxel of a hundred is beyond each; never equal."""
-    if voxels.dtype == np.uint8:
-        return 0.0, 255.0
+    if voxels.dtype in (np.uint8, np.bool_):
+        return 0.0, 255.0 if voxels.dtype == np.uint8 else 1.0
     some = voxels[:: max(1, voxels.shape[0] // 64)].ravel()
     finite = _finite(some[:: max(1, some.size // _SAMPLE)])
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)

@@ -214,8 +214,10 @@ def test_what_is_custom_is_told_in_rows_and_tables(visit: Visit) -> None:
 
 def test_a_volume_is_browsed_slice_by_slice(visit: Visit) -> None:
     try_sample(visit, "phantom-brats", "sample.json")
+    set_range(visit, "Level", 40)
     visit.page.get_by_label("Shown beneath").select_option("flair")
     visit.page.wait_for_url("**ground=3**")
+    assert visit.page.get_by_label("Level").input_value() != "40"  # which was for another contrast
     visit.page.get_by_label("Plane").select_option("axial")
     visit.page.wait_for_url("**plane=axial**")
     flair = nibabel.as_closest_canonical(nibabel.load(SAMPLES["phantom-brats"] / "patient/flair.nii.gz"))

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from modelhub_hpc import viewing
 from modelhub_hpc.inputs import Geometry
-from modelhub_hpc.record import Output
-from modelhub_hpc.service.pages.kept import Kept
+from modelhub_hpc.service.pages.kept import Kept, Said
 from modelhub_hpc.viewing import Image, Layer, Unviewable, View
 from modelhub_hpc.viewing.outlines import Outline, outline
 
@@ -48,8 +47,8 @@ def looks(kept: Kept, ground: int) -> Looks:
     """ground: the number of the input that the outputs are laid over."""
     image, refusal = _image(str(kept.given[ground].path))
     grid = None if image is None else image.voxels.shape[:3]
-    layers = tuple(_layers(kept, output, grid) for output in kept.result.outputs)
-    outlines = tuple(_outline(output) for output in kept.result.outputs)
+    layers = tuple(_layers(kept, output, grid) for output in kept.outputs)
+    outlines = tuple(_outline(output) for output in kept.outputs)
     every = [layer for group in layers for layer in group]
     lines = [each for each in outlines if each is not None]
     first, others = viewing.view_of(image, every, lines)
@@ -63,7 +62,7 @@ def _image(path: str) -> tuple[Image | None, str]:
         return None, str(reason)
 
 
-def _layers(kept: Kept, output: Output, grid: Sequence[int] | None) -> tuple[Layer, ...]:
+def _layers(kept: Kept, output: Said, grid: Sequence[int] | None) -> tuple[Layer, ...]:
     axes, place = "", None if grid is None else (grid[0], grid[1], grid[2])
     if output.name in kept.arrays:
         axes = str(kept.attributes(output.name).get("axes", ""))
@@ -82,5 +81,5 @@ def as_array(prediction: Any) -> npt.NDArray[Any]:
     return array if array.dtype.kind in "biuf" else np.zeros(0)
 
 
-def _outline(output: Output) -> Outline | None:
+def _outline(output: Said) -> Outline | None:
     return outline(output.name, output.prediction) if output.type == "contour" else None

@@ -5,24 +5,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from modelhub_hpc import strictjson
 from modelhub_hpc.processes import remove_tree
-from modelhub_hpc.record import ArrayOutput, CaseResult
+from modelhub_hpc.record import ArrayOutput, Output
 from modelhub_hpc.record.hdf5 import ArrayStore, AttributeValue, read_array, read_attributes
-from modelhub_hpc.runfolder import dumps
 from modelhub_hpc.service.refused import Refused
 from modelhub_hpc.service.sessions import Answer
 
@@ -44,15 +43,29 @@ class Given:
     sample: bool
 
 
+@dataclass(frozen=True)
+class Said:
+    """An output of the model: a JSON value, or where its array is in the result's file."""
+
+    name: str
+    type: str
+    description: str
+    shape: tuple[int, ...]
+    prediction: Any
+    dataset: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A result, which is only the same as itself. created: seconds since 1970."""
+    """A result, which is only the same as itself. created: seconds since 1970; seconds: time in the model."""
 
     folder: Path
     model: str
     given: tuple[Given, ...]
     created: float
-    result: CaseResult
+    seconds: float
+    notes: tuple[str, ...]
+    outputs: tuple[Said, ...]
 
     @property
     def key(self) -> str:
@@ -65,15 +78,12 @@ class Kept:
     @cached_property
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         """By the name of the output."""
-        return {name: read_array(self.folder / ARRAYS, place) for name, place in self._places}
+        return {each.name: read_array(self.folder / ARRAYS, each.dataset) for each in self.outputs if each.dataset}
 
     def attributes(self, name: str) -> dict[str, AttributeValue]:
         """What is known of an output's array: axes, spacing, origin ..."""
-        return read_attributes(self.folder / ARRAYS, dict(self._places)[name])
-
-    @property
-    def _places(self) -> Sequence[tuple[str, str]]:
-        return [(o.name, o.dataset.partition(":")[2]) for o in self.result.outputs if o.dataset]
+        places = {each.name: each.dataset for each in self.outputs if each.dataset}
+        return read_attributes(self.folder / ARRAYS, places[name])
 
 
 class Results:
@@ -93,10 +103,16 @@ class Results:
         work = folder.with_name(f".{folder.name}")
         (work / "inputs").mkdir(parents=True, mode=0o700)
         try:
-            result = _with_arrays(answer.result, _stored(answer.arrays, work / ARRAYS))
-            inputs = [_moved(each, work, folder) for each in given]
-            facts = {"model": model, "created": time.time(), "inputs": inputs, "result": result.to_json()}
-            (work / "kept.json").write_text(dumps(facts))
+            places = _stored(answer.arrays, work / ARRAYS)
+            facts = {
+                "model": model,
+                "created": time.time(),
+                "given": [_moved(each, work, folder) for each in given],
+                "seconds": answer.result.seconds,
+                "notes": answer.result.notes,
+                "outputs": [asdict(_said(output, places.get(output.name))) for output in answer.result.outputs],
+            }
+            (work / "kept.json").write_text(strictjson.dumps(facts))
             work.rename(folder)
         except BaseException:
             remove_tree(work)
@@ -144,13 +160,9 @@ def _stored(arrays: Mapping[str, ArrayOutput], path: Path) -> dict[str, str]:
     return places
 
 
-def _with_arrays(result: CaseResult, places: Mapping[str, str]) -> CaseResult:
-    """The result, saying where its arrays are."""
-    outputs = (
-        replace(output, dataset=f"{ARRAYS}:{places[output.name]}") if output.name in places else output
-        for output in result.outputs
-    )
-    return replace(result, outputs=tuple(outputs))
+def _said(output: Output, dataset: str | None) -> Said:
+    prediction = None if dataset else output.prediction
+    return Said(output.name, output.type, output.description, output.shape, prediction, dataset)
 
 
 def _moved(each: Given, work: Path, folder: Path) -> dict[str, Any]:
@@ -163,7 +175,7 @@ def _moved(each: Given, work: Path, folder: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> Kept:
-    facts = json.loads((folder / "kept.json").read_bytes())
-    given = tuple(Given(each["key"], each["name"], Path(each["path"]), each["sample"]) for each in facts["inputs"])
-    result = CaseResult.from_json(facts["result"].encode())
-    return Kept(folder, facts["model"], given, facts["created"], result)
+    facts = strictjson.loads((folder / "kept.json").read_bytes())
+    given = tuple(Given(**{**each, "path": Path(each["path"])}) for each in facts.pop("given"))
+    outputs = tuple(Said(**{**each, "shape": tuple(each["shape"])}) for each in facts.pop("outputs"))
+    return Kept(folder, given=given, outputs=outputs, notes=tuple(facts.pop("notes")), **facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 import flask
@@ -38,8 +39,8 @@ def add(pages: flask.Blueprint, service: Service, results: Results) -> None:
             looks=seen,
             stages=stages(seen, flask.request.args),
             sections=sections(kept, seen),
-            labels={each.name: label_names(service, kept.model, each.name) for each in kept.result.outputs},
-            volumes=[index for index, _ in enumerate(kept.result.outputs) if seen.stack(index) is not None],
+            labels={each.name: label_names(service, kept.model, each.name) for each in kept.outputs},
+            volumes=[index for index, _ in enumerate(kept.outputs) if seen.stack(index) is not None],
             served=service.models.get(kept.model),
         )
 
@@ -73,8 +74,14 @@ def add(pages: flask.Blueprint, service: Service, results: Results) -> None:
     @pages.get("/results/<key>/files/result.json")
     def result_json(key: str) -> Response:
         kept = results.find(key)
-        told = {"model": kept.model, "inputs": {each.key: each.name for each in kept.given}}
-        text = json.dumps({**told, **json.loads(kept.result.to_json())}, indent=2)
+        told = {
+            "model": kept.model,
+            "inputs": {each.key: each.name for each in kept.given},
+            "seconds": kept.seconds,
+            "notes": kept.notes,
+            "outputs": [asdict(output) for output in kept.outputs],
+        }
+        text = json.dumps(told, indent=2)
         return _file(text.encode(), f"{kept.model}-result.json", "application/json")
 
     @pages.get("/results/<key>/files/arrays.h5")
@@ -91,7 +98,7 @@ def add(pages: flask.Blueprint, service: Service, results: Results) -> None:
         stack = seen.stack(output)
         if stack is None:
             raise Refused(404, "This output is no volume.")
-        name = secure_filename(kept.result.outputs[output].name) or f"output-{output}"
+        name = secure_filename(kept.outputs[output].name) or f"output-{output}"
         return _file(exports.nifti(stack, seen.place(output)), f"{kept.model}-{name}.nii.gz", "application/gzip")
 
 

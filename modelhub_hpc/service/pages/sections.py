@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelhub_hpc.record import Output
 from modelhub_hpc.service.pages.composing import Looks, as_array
-from modelhub_hpc.service.pages.kept import Kept
+from modelhub_hpc.service.pages.kept import Kept, Said
 from modelhub_hpc.service.pages.stages import hexadecimal
 from modelhub_hpc.viewing import Layer, charts
 from modelhub_hpc.viewing.layers import HEAT_COLOURS, heat_range, label_colour
@@ -25,16 +24,16 @@ _MOST_ROWS = 1000
 class Section:
     """One output. kind: which part of the template shows it; facts: what that part needs."""
 
-    output: Output
+    output: Said
     kind: str
     facts: Mapping[str, Any]
 
 
 def sections(kept: Kept, looks: Looks) -> list[Section]:
-    return [_section(kept, looks, number, output) for number, output in enumerate(kept.result.outputs)]
+    return [_section(kept, looks, number, output) for number, output in enumerate(kept.outputs)]
 
 
-def _section(kept: Kept, looks: Looks, number: int, output: Output) -> Section:
+def _section(kept: Kept, looks: Looks, number: int, output: Said) -> Section:
     array = kept.arrays.get(output.name)
     layers, outline = looks.layers[number], looks.outlines[number]
     if output.type == "label_list" and (labels := charts.labels(output.prediction)):

@@ -38,6 +38,7 @@ class Stage:
         view = looks.views[number]
         ask = _Query(given, number)
         plane = plane or ask.text("plane", view.planes)
+        ask.forget_others(plane, given.get("ground", "0"))
         slices = view.extent(plane)[0]
         index = int(ask.value("slice", view.richest(plane) + 1, 1, slices)) - 1
         level, width = ask.window(view)
@@ -139,6 +140,13 @@ class _Query:
     def text(self, name: str, allowed: tuple[str, ...]) -> str:
         value = self._given.get(self._prefix + name, "")
         return value if value in allowed else allowed[0]
+
+    def forget_others(self, plane: str, ground: str) -> None:
+        """A slice of another plane, and a window of another input, were chosen before these were: they do not fit."""
+        of_plane, _, of_ground = self._given.get(f"{self._prefix}was", f"{plane}/{ground}").partition("/")
+        names = (["slice"] if of_plane != plane else []) + (["level", "width"] if of_ground != ground else [])
+        dropped = {self._prefix + name for name in names}
+        self._given = {name: value for name, value in self._given.items() if name not in dropped}
 
     def value(self, name: str, default: float, low: float, high: float) -> float:
         try:
