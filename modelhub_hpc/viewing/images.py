@@ -16,7 +16,7 @@ from modelhub_hpc import inputs
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs import Geometry
 
-MOST_VOXELS = 1 << 28  # what is decoded as a whole to be looked at
+MOST_VOXELS = 1 << 27  # what is decoded as a whole to be looked at
 _SAMPLE = 200_000  # voxels that the first window is judged by
 _SOFT_TISSUE = -160.0, 240.0  # HU
 # what readers are known to raise on files that are whole and yet not what they know

@@ -42,7 +42,7 @@ class Looks:
         return self.views[0].geometry if on_grid else None
 
 
-@functools.lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=3)
 def looks(kept: Kept, ground: int) -> Looks:
     """ground: the number of the input that the outputs are laid over."""
     image, refusal = _image(str(kept.given[ground].path))

@@ -164,6 +164,11 @@ function watch(part) {
   }
 
   source.addEventListener("progress", show);
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) {  // refused: so many others watch
+      setTimeout(() => location.reload(), 10000);
+    }
+  });
   source.addEventListener("end", (event) => {
     show(event);
     source.close();
