@@ -98,11 +98,16 @@ def read(paths: RunPaths) -> RunRequest:
         raise InvalidError(f"{paths.root} is not a run folder: it has no run.json.") from None
     except ValueError as error:
         raise InvalidError(f"{paths.run_json} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidError(f"{paths.run_json} is damaged: it holds no object.")
     if data.pop("format", None) != FORMAT:
         raise InvalidError(
             f"{paths.run_json} was written by another version of mh-hpc ({data.get('software')})."
         )
-    return _request(data)
+    try:
+        return _request(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidError(f"{paths.run_json} is damaged, or of another version of mh-hpc: {error!r}") from error
 
 
 def _request(data: dict[str, Any]) -> RunRequest:

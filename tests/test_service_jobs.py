@@ -191,6 +191,22 @@ def test_a_run_of_the_command_line_is_a_job_too_and_is_not_removed(client: Clien
     assert (run / "results.csv").exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "site": {"new": 1}}', '{"format": 9}']
+)
+def test_a_run_that_cannot_be_read_harms_no_other(client: Client, text: str) -> None:
+    strange = client.runs / "strange"
+    strange.mkdir(parents=True, exist_ok=True)
+    (strange / "run.json").write_text(text)
+    try:
+        assert "cannot be read" in problem(client.server.get("/jobs/strange"), 409)
+        assert "strange" not in [each["id"] for each in client.server.get("/jobs").json()["jobs"]]
+        problem(client.server.get("/jobs/strange/results"), 422)
+        assert client.server.get("/metrics").status_code == 200
+    finally:
+        (strange / "run.json").unlink()
+
+
 def test_jobs_are_listed_newest_first_in_pages(client: Client) -> None:
     ids = [client.begin(f"OK {number}").json()["id"] for number in range(3)]
     pages, cursor = [], None

@@ -92,8 +92,12 @@ class Jobs:
         return jobs, found[limit - 1].root.name if len(found) > limit else None
 
     def get(self, job_id: str) -> Job:
-        """Refused (404) if there is none."""
-        return self._see(self.paths(job_id))
+        """Refused: 404 if there is none, 409 if its folder cannot be read."""
+        try:
+            return self._see(self.paths(job_id))
+        except ModelHubError as error:
+            log.warning("%s cannot be read: %s", job_id, error)
+            raise Refused(409, "This run cannot be read: its folder is damaged, or of another version.") from error
 
     def paths(self, job_id: str) -> RunPaths:
         """The run folder of a job. Refused (404) if there is none."""
@@ -117,8 +121,8 @@ class Jobs:
         if known is not None and known[0] == stamp:
             return known[1]
         job = self._see_if_sound(paths)
-        if job is not None and job.is_over:
-            self._over_states[job.id] = stamp, job.state
+        if job is None or job.is_over:
+            self._over_states[paths.root.name] = stamp, job.state if job else ""
         return job.state if job else ""
 
     def _newest_first(self) -> Sequence[RunPaths]:
@@ -136,7 +140,7 @@ class Jobs:
     def _see_if_sound(self, paths: RunPaths) -> Job | None:
         try:
             return self._see(paths)
-        except (ModelHubError, OSError, ValueError, KeyError, TypeError) as error:
+        except ModelHubError as error:
             log.warning("%s is left out: %s", paths.root.name, error)
             return None
 
@@ -263,7 +267,7 @@ class Jobs:
             if note_path(paths).exists() and not paths.record_json.exists():
                 try:
                     self._take_up_one(paths)
-                except (ModelHubError, OSError, ValueError, KeyError, TypeError) as error:
+                except ModelHubError as error:
                     log.error("job %s is left as it is: %s", paths.root.name, error)
 
     def _take_up_one(self, paths: RunPaths) -> None:
