@@ -56,7 +56,8 @@ class RequestHandler(object):
     """Serves the requests that concern one model.
 
     api: the ModelHubAPI that knows its contribution; predict: a function of an input, as ModelHubAPI.predict takes
-    it, and of the address of this interface, which gives an answer as ModelHubAPI.predict does, in JSON's own types.
+    it, and of the address of this interface, which gives an answer as ModelHubAPI.predict does, in JSON's own types
+    or as the text of it.
     """
 
     def __init__(self, api, limits, working_folder, predict):

@@ -143,10 +143,13 @@ def _show_error(error):
 
 
 def _json(value, status=None):
-    """Return value as a JSON response; one with the key `error` has status 400 unless another is given."""
+    """Return value as a JSON response; one with the key `error` has status 400 unless another is given.
+
+    value: or its text, from a predict that has written it already.
+    """
     if status is None:
         status = 400 if isinstance(value, dict) and "error" in value else 200
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, allow_nan=False)
     response = flask.Response(text, status=status, mimetype="application/json")
     if status == 503:
         response.headers["Retry-After"] = "10"

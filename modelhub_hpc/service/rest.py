@@ -10,7 +10,7 @@ from typing import Any
 
 import flask
 
-from modelhub_hpc import resources
+from modelhub_hpc import resources, strictjson
 from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.service.sessions import Answer, Inputs, SessionPool
 from modelhub_hpc.service.settings import ServiceSettings
@@ -32,10 +32,11 @@ def handler(
     api.output_folder = str(outputs)
     limits = restapi.RestLimits(max_upload_mb=settings.max_upload_bytes / 2**20, allow_urls=settings.url_inputs)
 
-    def predict(given: str | Mapping[str, Any], url_root: str) -> dict[str, Any]:
+    def predict(given: str | Mapping[str, Any], url_root: str) -> str:
         answer = sessions.predict(_pairs(given))
         fields: dict[str, Any] = api.answer(_named(answer), answer.result.seconds, url_root=url_root)
-        return {**fields, "notes": list(answer.result.notes)} if answer.result.notes else fields
+        notes = {"notes": list(answer.result.notes)} if answer.result.notes else {}
+        return strictjson.dumps({**fields, **notes})
 
     return restapi.RequestHandler(api, limits, str(requests), predict)
 
