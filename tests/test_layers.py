@@ -94,6 +94,9 @@ def test_host_and_engine_share_no_code() -> None:
     assert not any(dotted.startswith("modelhub_hpc") for dotted in engine)
     host = {dotted for path in MODULES for dotted in imports(path)}
     assert not any(dotted.startswith(("modelhubapi", "modelhublib")) for dotted in host)
+    # but for the routes of the REST interface
+    loads = {path.relative_to(PACKAGE) for path in MODULES if 'import_module(f"modelhub' in path.read_text()}
+    assert loads == {Path("service/rest.py")}
 
 
 def test_no_module_is_over_500_lines() -> None:

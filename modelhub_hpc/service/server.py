@@ -20,6 +20,7 @@ from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
 from waitress.server import create_server  # type: ignore[import-untyped]
 from waitress.utilities import Error  # type: ignore[import-untyped]
+from werkzeug.wsgi import ClosingIterator
 
 from modelhub_hpc.errors import TryAgainError, UsageError, shown
 from modelhub_hpc.service import guard
@@ -91,6 +92,7 @@ class Server:
 
     def __init__(self, service: Service, listening: socket.socket) -> None:
         settings = service.settings
+        self._service = service
         self._file = _socket_file(listening)
         self._map: dict[int, Any] = {}
         self._stop_by: float | None = None
@@ -132,6 +134,7 @@ class Server:
     def stop(self) -> None:
         """Have it end, from any thread."""
         self._stop_by = time.monotonic() + DRAIN_S
+        self._service.jobs.closing.set()  # or streams of events would go on
         self._server.pull_trigger()
 
     @contextlib.contextmanager
@@ -169,13 +172,13 @@ class Server:
                 self._server.add_task(channel)
 
     def _counted(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """The application, which is under way until the last of its answer is taken."""
+        self._count(1)
+        return ClosingIterator(self._app(environ, start_response), lambda: self._count(-1))
+
+    def _count(self, more: int) -> None:
         with self._lock:
-            self._under_way += 1
-        try:
-            return self._app(environ, start_response)
-        finally:
-            with self._lock:
-                self._under_way -= 1
+            self._under_way += more
 
 
 def _socket_file(listening: socket.socket) -> Path | None:
