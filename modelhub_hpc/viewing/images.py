@@ -141,7 +141,11 @@ def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _dicom(path: str) -> Image:
     paths = sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]
-    slices = [_dicom_file(each) for each in paths if inputs.is_dicom(each)]
+    slices, count = list[tuple[Image, float]](), 0
+    for each in filter(inputs.is_dicom, paths):
+        slices.append(_dicom_file(each))
+        count += slices[-1][0].voxels.size
+        _demand(count)
     if len(paths) > 1:
         slices.sort(key=lambda each: each[1])
     first = slices[0][0]

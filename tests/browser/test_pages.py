@@ -101,7 +101,7 @@ def test_a_word_that_no_model_has_leads_to_one_that_some_have(visit: Visit) -> N
     visit.open("/?q=segmentatoin")
     assert visit.page.get_by_role("status").inner_text().startswith("No model is like that.")
     visit.page.get_by_role("link", name="segmentation").click()
-    assert visit.page.locator(".card").count() > 3
+    visit.page.locator(".card").nth(3).wait_for()
 
 
 def test_commands_can_be_copied(visit: Visit) -> None:
@@ -348,14 +348,15 @@ def test_a_run_is_followed_to_its_end(visit: Visit, jobs: Path, tmp_path: Path) 
               "--outdir", str(jobs / "followed"), "--runtime", "host", "--workers", "1"]  # fmt: skip
     run = subprocess.Popen(submit, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not (jobs / "followed/run.json").exists() and run.poll() is None:
-            threading.Event().wait(0.1)
+        while visit.server.get("/jobs/followed").json().get("state") != "processing" and run.poll() is None:
+            time.sleep(0.1)
         visit.open("/runs/followed")
         visit.page.locator(".state.succeeded, .state.failed").wait_for(timeout=60_000)
         numbers = visit.page.locator(".numbers").inner_text()
         assert numbers.startswith("3 of 4 done, 1 failed")
     finally:
         run.wait(60)
+    assert f"{visit.server.url}/jobs/followed/events" in visit.went
     visit.page.locator(".failure").first.wait_for()
     visit.page.locator(".failure summary").first.click()
     assert "Traceback" in visit.page.locator(".failure pre").first.inner_text()

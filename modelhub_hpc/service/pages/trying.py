@@ -7,11 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import flask
+from werkzeug.datastructures import FileStorage
 from werkzeug.wrappers import Response
 
-from modelhub_hpc import viewing
+from modelhub_hpc import inputs, viewing
 from modelhub_hpc.contributing import sampledata
 from modelhub_hpc.contributing.sampledata import Sample
+from modelhub_hpc.contribution import InputSpec
 from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.service import uploads
 from modelhub_hpc.service.pages import pictures
@@ -62,7 +64,8 @@ def samples(model: ServedModel) -> Sequence[Sample]:
 
 
 def _page(model: ServedModel, problem: str = "") -> str:
-    return flask.render_template("try.html", model=model, samples=samples(model), problem=problem)
+    series = [takes_series(spec) for spec in model.contribution.inputs]
+    return flask.render_template("try.html", model=model, samples=samples(model), problem=problem, series=series)
 
 
 def _found(model: ServedModel, name: str) -> Sample:
@@ -87,12 +90,31 @@ def _uploads(model: ServedModel, results: Results) -> str:
 def _received(model: ServedModel, number: int, folder: Path) -> Given:
     """The file of one input. Fields are called after the inputs' numbers, whatever their keys hold."""
     spec = model.contribution.inputs[number]
-    upload = flask.request.files.get(f"input-{number}")
-    if upload is None or not upload.filename:
+    sent = [each for each in flask.request.files.getlist(f"input-{number}") if each.filename]
+    if not sent:
         what = "a file" if spec.key == "single" else f"a file for {spec.key}"
         raise Refused(400, f"Choose {what} first.")
-    path = uploads.receive(upload, spec, folder)
-    return Given(spec.key, Path(upload.filename.replace("\\", "/")).name[:200] or path.name, path, False)
+    if len(sent) > 1:
+        return _series(sent, spec, folder / f"series-{number}")
+    path = uploads.receive(sent[0], spec, folder)
+    return Given(spec.key, Path(str(sent[0].filename).replace("\\", "/")).name[:200] or path.name, path, False)
+
+
+def takes_series(spec: InputSpec) -> bool:
+    """Whether several DICOM files may be one input."""
+    one_plane = bool(spec.dim_limits) and spec.dim_limits[0][1] == 1
+    return "application/dicom" in spec.formats and not one_plane
+
+
+def _series(sent: Sequence[FileStorage], spec: InputSpec, folder: Path) -> Given:
+    """The files of a DICOM series, in a folder of their own."""
+    if not takes_series(spec):
+        raise Refused(400, "The model takes one file here, and not several.")
+    folder.mkdir()
+    for each in sent:
+        if not inputs.is_dicom(str(uploads.receive(each, spec, folder))):
+            raise Refused(400, "Several files can only be the slices of one DICOM series.")
+    return Given(spec.key, f"{len(sent)} slices", folder, False)
 
 
 def _predicted(model: ServedModel, given: Sequence[Given], results: Results) -> str:

@@ -106,8 +106,8 @@ function takeDrops(form) {
     form.querySelectorAll(".over").forEach((box) => box.classList.remove("over"));
     const files = [...event.dataTransfer.files];
     const aimed = event.target.closest(".drop");
-    if (files.length === 1 && aimed) {
-      give(aimed.querySelector("input"), files[0]);
+    if (inputs.length === 1 || (files.length === 1 && aimed)) {
+      give(aimed ? aimed.querySelector("input") : inputs[0], ...files);
       return;
     }
     const named = assign(files, inputs.map((input) => input.dataset.key));
@@ -130,9 +130,9 @@ function assign(files, keys) {
   return found.map((file) => file || left.shift() || null);
 }
 
-function give(input, file) {
+function give(input, ...files) {
   const taken = new DataTransfer();
-  taken.items.add(file);
+  files.slice(0, input.multiple ? files.length : 1).forEach((file) => taken.items.add(file));
   input.files = taken.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from grounds import REPO
+from hostile import dicom_series
 from servekit import Endpoint, serving
 
+from modelhub_hpc import viewing
 from modelhub_hpc.record import ArrayOutput, CaseResult, Output
 from modelhub_hpc.service.pages import kept as keeping
 from modelhub_hpc.service.pages.composing import looks
@@ -23,6 +25,7 @@ from modelhub_hpc.service.sessions import Answer
 
 FLAIR = REPO / "registry/contributions/phantom-brats/contrib_src/sample_data/patient/flair.nii.gz"
 DIGIT = REPO / "registry/contributions/digits-cnn/contrib_src/sample_data/digit-0898.png"
+MEAN = REPO / "tests/contributions/mean"
 HOSTILE = '<script>alert("&")</script>'
 
 
@@ -156,7 +159,7 @@ def test_outputs_of_every_shape_are_shown_somehow(values: dict[str, Any], path: 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with serving(tmp_path_factory.mktemp("pages"), "digits-cnn", "phantom-lesion") as endpoint:
+    with serving(tmp_path_factory.mktemp("pages"), "digits-cnn", "phantom-lesion", MEAN) as endpoint:
         yield endpoint
 
 
@@ -192,6 +195,21 @@ def test_a_sample_that_is_none_and_a_form_without_a_file_are_told(server: Endpoi
     assert wrong.status_code == 404
     empty = server.post("/models/digits-cnn/try", headers={**server.headers, "Accept": "text/html"})
     assert empty.status_code == 400 and "Choose a file first." in empty.text
+
+
+def test_several_dicom_files_are_one_series(server: Endpoint, tmp_path: Path) -> None:
+    dicom_series(str(tmp_path / "series"))
+    slices = [("input-0", (path.name, path.read_bytes())) for path in sorted((tmp_path / "series").iterdir())]
+    sent = server.post("/models/mean/try", files=slices)
+    status, text = page(server, sent.headers["Location"])
+    assert status == 200 and "5 slices" in text and "axial slice of 5 slices" in text
+    voxels = viewing.read(str(tmp_path / "series")).voxels
+    said = server.get(f"{sent.headers['Location']}/files/result.json").json()["outputs"][0]["prediction"]
+    assert said == pytest.approx([voxels.mean()]) and len(voxels) == 5
+    np.save(tmp_path / "a.npy", np.zeros((4, 4)))
+    other = server.post("/models/mean/try", files=[*slices, ("input-0", ("a.npy", (tmp_path / "a.npy").read_bytes()))])
+    assert other.status_code == 400 and "slices of one DICOM series" in other.text
+    assert server.post("/models/phantom-lesion/try", files=slices).status_code == 400
 
 
 def test_the_graph_page_is_of_its_own_site_and_its_netron_tells_nobody(server: Endpoint) -> None:
