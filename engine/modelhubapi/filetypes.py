@@ -61,9 +61,9 @@ def kind_of(path, name=""):
 
 
 def is_accepted(kind, formats):
-    """True if one of the MIME types of kind is among formats; no formats means all."""
+    """True if one of the MIME types of kind is among formats, where "image/*" is any image; no formats means all."""
     allowed = [str(mime).lower() for mime in formats]
-    return not allowed or any(mime in allowed for mime in kind.mimes)
+    return not allowed or any(mime in allowed or mime.split("/")[0] + "/*" in allowed for mime in kind.mimes)
 
 
 def _kind_by_content(head):

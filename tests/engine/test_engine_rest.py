@@ -461,3 +461,9 @@ def test_an_input_that_is_not_uploaded_is_named(volumes):
 def test_inputs_from_addresses_can_be_forbidden(serve):
     rest = serve("pictures", allow_urls=False)
     assert "upload" in strict(rest.client.get("/api/predict?fileurl=http://127.0.0.1/a.png"), 403)["error"]
+
+
+def test_any_image_may_be_what_a_model_takes():
+    from modelhubapi import filetypes
+    assert filetypes.is_accepted(filetypes.PNG, ["image/*"]) and filetypes.is_accepted(filetypes.TIFF, ["IMAGE/*"])
+    assert not filetypes.is_accepted(filetypes.NPY, ["image/*"]) and filetypes.is_accepted(filetypes.NPY, [])
