@@ -180,8 +180,16 @@ def _worker(shards: list[tuple[list[float], float]], batch: int) -> Worker:
 
 
 def turn_about(ways: Mapping[str, Callable[[int], Any]], repeats: int) -> list[dict[str, Any]]:
-    """What each way gives, in rounds in which every way has its turn. A way is given the number of the round."""
-    return [{name: way(number) for name, way in ways.items()} for number in range(repeats)]
+    """What each way gives, in rounds in which every way has its turn, in every second one the last first.
+
+    A way is given the number of the round.
+    """
+    rounds = []
+    for number in range(repeats):
+        names = list(ways)[:: -1 if number % 2 else 1]
+        found = {name: ways[name](number) for name in names}
+        rounds.append({name: found[name] for name in ways})
+    return rounds
 
 
 def _start(command: list[str], env: dict[str, str], given: str) -> subprocess.Popen[str]:
