@@ -19,7 +19,7 @@ from typing import Any
 from modelhub_hpc import config, driver, finish, owner, resources, run, slurm
 from modelhub_hpc.chunks import ChunkTask, predict_chunk
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, MachineError, TryAgainError
-from modelhub_hpc.plan import Chunk, cut
+from modelhub_hpc.plan import Chunk, chunk_table, cut
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, sweep_orphans
 from modelhub_hpc.request import Order, RunRequest
 from modelhub_hpc.runfolder import drop, token
@@ -67,7 +67,7 @@ def advance(paths: RunPaths, wanted: RunRequest, order: Order) -> Advance:
     _refuse_while_at_work(paths, wanted)
     mine = owner.acquire(paths.private, f"Run {paths.root}", job_id=config.caller().slurm_job_id)
     with owner.beating(mine, run.BEAT_S):
-        chunks = run.chunk_table(paths) or _cut(paths, wanted)
+        chunks = chunk_table(paths.chunks_json) or _cut(paths, wanted)
         state = run.survey(paths, wanted, repair=True)
         todo = _todo(paths, wanted, order, chunks, state)
         last = read_round(paths, wanted)
@@ -84,7 +84,7 @@ def advance(paths: RunPaths, wanted: RunRequest, order: Order) -> Advance:
 
 def plan_only(paths: RunPaths, wanted: RunRequest) -> int:
     """Cut the chunks, for an array that is submitted by hand; how many there are."""
-    return len(run.chunk_table(paths) or _cut(paths, wanted))
+    return len(chunk_table(paths.chunks_json) or _cut(paths, wanted))
 
 
 def read_round(paths: RunPaths, wanted: RunRequest) -> Round | None:
@@ -93,7 +93,7 @@ def read_round(paths: RunPaths, wanted: RunRequest) -> Round | None:
         data = json.loads(paths.round_json.read_bytes())
     except FileNotFoundError:
         return None
-    chunks = run.chunk_table(paths) or []
+    chunks = chunk_table(paths.chunks_json) or []
     tasks = []
     for index, generation, rows, careful, blamed in data.pop("tasks"):
         chunk = chunks[index]
@@ -135,7 +135,7 @@ def _share(paths: RunPaths, wanted: RunRequest) -> list[ChunkTask]:
     last = read_round(paths, wanted) if config.in_round() else None
     if last is not None:
         return list(last.tasks[mine])
-    return [_task(paths, wanted, chunk) for chunk in (run.chunk_table(paths) or [])[mine]]
+    return [_task(paths, wanted, chunk) for chunk in (chunk_table(paths.chunks_json) or [])[mine]]
 
 
 def _task(
@@ -158,7 +158,7 @@ def _cut(paths: RunPaths, wanted: RunRequest) -> list[Chunk]:
     chunks = cut(wanted.cases, seconds, workers, site.chunk_size, probe=False, walltime_s=walltime_s)
     bounds = [[chunk.first, chunk.count] for chunk in chunks]
     publish_json(paths.chunks_json, {"format": 1, "plan": wanted.plan, "chunks": bounds})
-    return run.chunk_table(paths) or []
+    return chunk_table(paths.chunks_json) or []
 
 
 def _refuse_while_at_work(paths: RunPaths, wanted: RunRequest) -> None:

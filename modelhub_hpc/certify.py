@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def _checks(session: Session, ready: Ready, who: str) -> Iterator[Check]:
         else:
             pixels, facts = reply.outputs
             yield _served(pixels)
-            yield from _facts(facts.prediction)
+            yield from _facts(cast("Mapping[str, Any]", facts.prediction))
 
 
 def _served(pixels: RawOutput) -> Check:

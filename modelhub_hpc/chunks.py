@@ -163,6 +163,12 @@ def _run_of(root: str, site: SiteConfig) -> WorkerRun:
     return _serving[root, site]
 
 
+def hang_up() -> None:
+    """Let this process's session end, without waiting for it: no more chunks will come."""
+    for serving in _serving.values():
+        serving.predictor.hang_up()
+
+
 @atexit.register
 def close() -> None:
     """End this process's session, if it has one."""

@@ -54,6 +54,11 @@ class Predictor:
         self._runs_from: images.Inode | None = None
         self._storage_faults = 0
 
+    def hang_up(self) -> None:
+        """Let the model end, without waiting for it: no more cases will come."""
+        if self._session is not None:
+            self._session.hang_up()
+
     def close(self) -> None:
         if self._session is not None:
             self._session.close()

@@ -35,7 +35,7 @@ from modelhub_hpc.errors import (
 )
 from modelhub_hpc.executors import Pool, is_worker_lost, lost_worker, open_pool
 from modelhub_hpc.owner import Owner
-from modelhub_hpc.plan import Chunk, Found, Manifest, cut, find_cases, input_roots, safe_name
+from modelhub_hpc.plan import Chunk, Found, Manifest, chunk_table, cut, find_cases, input_roots, safe_name
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, scan, sweep_orphans
 from modelhub_hpc.request import Retry, RunRequest
 from modelhub_hpc.runfolder import read_json
@@ -224,17 +224,9 @@ def _admit_again(image: images.Image, site: SiteConfig) -> None:
         ) from error
 
 
-def chunk_table(paths: RunPaths) -> list[Chunk] | None:
-    """The chunks of a run, or None if they are not cut yet."""
-    if not paths.chunks_json.exists():
-        return None
-    bounds = json.loads(paths.chunks_json.read_bytes())["chunks"]
-    return [Chunk(index, first, count) for index, (first, count) in enumerate(bounds)]
-
-
 def survey(paths: RunPaths, run: RunRequest, repair: bool = False) -> State:
     """What the shards say now; `repair` sets damaged ones aside and is the owner's alone."""
-    chunks = chunk_table(paths) or [Chunk(0, 0, min(1, run.cases))]
+    chunks = chunk_table(paths.chunks_json) or [Chunk(0, 0, min(1, run.cases))]
     return scan(paths, run.run_id, run.plan, chunks, repair=repair, verify_arrays=repair)
 
 
@@ -253,10 +245,18 @@ def execute(paths: RunPaths, run: RunRequest, options: Options, observe: Observe
     with owner.beating(mine, BEAT_S):
         with open_pool(run, paths) as pool:
             outcome = _Loop(paths, run, options, observe, stop, pool, mine).drive()
-        finish.write(paths, run, chunk_table(paths) or [], outcome.stopped, outcome.code)
+            early = outcome.stopped is None and pool.let_go()
+            if early:  # models end while the tables are written
+                _write_tables(paths, run, outcome)
+        if not early:
+            _write_tables(paths, run, outcome)
         if outcome.stopped is None:
             sweep_orphans(paths)
         return outcome
+
+
+def _write_tables(paths: RunPaths, run: RunRequest, outcome: Outcome) -> None:
+    finish.write(paths, run, chunk_table(paths.chunks_json) or [], outcome.stopped, outcome.code)
 
 
 def _drive(paths: RunPaths) -> Owner:
@@ -287,7 +287,7 @@ class _Loop:
 
     def drive(self) -> Outcome:
         self.left = min(self.run.cases, config.worker_count(self.run.site))  # until the chunks are cut
-        chunks = chunk_table(self.paths) or self._cut()
+        chunks = chunk_table(self.paths.chunks_json) or self._cut()
         if chunks is not None:
             state = survey(self.paths, self.run, repair=True)
             self._count(state)
@@ -331,7 +331,7 @@ class _Loop:
         chunks = cut(self.run.cases, seconds, workers, site.chunk_size, walltime_s=config.walltime_s(site))
         bounds = [[chunk.first, chunk.count] for chunk in chunks]
         publish_json(self.paths.chunks_json, {"format": 1, "plan": self.run.plan, "chunks": bounds})
-        return chunk_table(self.paths)
+        return chunk_table(self.paths.chunks_json)
 
     def _first_case(self) -> ChunkDone | None:
         results: list[ChunkDone] = []

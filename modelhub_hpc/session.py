@@ -180,7 +180,7 @@ class Session:
         """End the model politely (end of input), then by force; nothing of it is left afterwards."""
         if self._kept is None:
             return
-        self._hang_up()
+        self.hang_up()
         deadline = time.monotonic() + CLOSE_S
         while ready := _wait_readable(deadline - time.monotonic(), self._kept.process.stdout):
             if not os.read(ready[0], 2**16):
@@ -192,8 +192,11 @@ class Session:
         if self._kept is not None:
             self._finish()
 
-    def _hang_up(self) -> None:
-        assert self._kept is not None and self._kept.process.stdin is not None
+    def hang_up(self) -> None:
+        """Let the model end, without waiting for it: no more requests will come."""
+        if self._kept is None:
+            return
+        assert self._kept.process.stdin is not None
         try:
             self._kept.process.stdin.close()
         except BrokenPipeError:
@@ -274,7 +277,7 @@ class Session:
         return [_Sent(request, self.scratch / folder, len(batch)) for request, folder in zip(batch, folders)]
 
     def _write(self, data: bytes) -> None:
-        """Write a message, taking in answers where the pipe is full: neither side may wait for the other to read first."""
+        """Write a message, taking in answers where the pipe is full: both sides might wait for the other to read."""
         assert self._kept is not None and self._kept.process.stdin is not None
         stdin, rest, deadline = self._kept.process.stdin.fileno(), data, time.monotonic() + self.spec.case_timeout_s
         while rest:

@@ -16,7 +16,7 @@ from modelhub_hpc.cli.logfiles import DRIVER, SESSION, LogFile, end_of, log_fact
 from modelhub_hpc.cli.output import Voice, aligned, many_lines, one_line
 from modelhub_hpc.cli.results import result_facts
 from modelhub_hpc.errors import EXIT_DONE, UsageError
-from modelhub_hpc.plan import Case, Chunk, Manifest
+from modelhub_hpc.plan import Case, Chunk, Manifest, chunk_table
 from modelhub_hpc.plan.tables import ORIGINAL
 from modelhub_hpc.record import CaseResult, RunPaths, ShardInvalid, maker, read_shard
 from modelhub_hpc.request import RunRequest
@@ -68,7 +68,7 @@ def show_case(paths: RunPaths, of: RunRequest, wanted: str, lines: int, voice: V
 def _trace(paths: RunPaths, of: RunRequest, wanted: str) -> _Trace:
     row, case = _find(paths, wanted)
     files = log_files(paths)
-    chunks = run.chunk_table(paths) or [Chunk(0, 0, 1)]  # the first case comes before the others are cut
+    chunks = chunk_table(paths.chunks_json) or [Chunk(0, 0, 1)]  # the first case comes before the others are cut
     chunk = chunks[bisect.bisect_right(chunks, row, key=lambda each: each.first) - 1]
     if row >= chunk.first + chunk.count:
         return _Trace(case, row, note="pending: the cases are not cut into chunks yet")

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from modelhub_hpc import config, request, run
+from modelhub_hpc import config, request
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import UsageError
-from modelhub_hpc.plan import Case, Chunk, Manifest
+from modelhub_hpc.plan import Case, Chunk, Manifest, chunk_table
 from modelhub_hpc.record import (
     CaseResult,
     Output,
@@ -63,7 +63,7 @@ def results(folder: Path, csv: str | None, failed: bool, limit: int | None, voic
 
 
 def _results(paths: RunPaths, of_run: RunRequest) -> Iterator[CaseResult]:
-    return iter_results(paths, of_run.run_id, of_run.plan, run.chunk_table(paths) or [Chunk(0, 0, 1)])
+    return iter_results(paths, of_run.run_id, of_run.plan, chunk_table(paths.chunks_json) or [Chunk(0, 0, 1)])
 
 
 def _json_array(items: Iterable[dict[str, Any]]) -> None:

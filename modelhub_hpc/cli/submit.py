@@ -18,7 +18,7 @@ from modelhub_hpc.cli.preview import preview
 from modelhub_hpc.cli.results import is_run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, UsageError
-from modelhub_hpc.plan import Skipped
+from modelhub_hpc.plan import Skipped, chunk_table
 from modelhub_hpc.record import CaseResult, RunPaths, State, iter_results
 from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
@@ -274,7 +274,7 @@ def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, voice: Voi
 
 def first_failures(paths: RunPaths, current: RunRequest, state: State) -> list[CaseResult]:
     """The first failed cases, reading only the chunks that hold them."""
-    chunks = run.chunk_table(paths) or []
+    chunks = chunk_table(paths.chunks_json) or []
     failed, count = state.failed_by_chunk, _FIRST_FAILURES
     some = [chunk for chunk in chunks if chunk.index in failed][:count]
     found = (r for r in iter_results(paths, current.run_id, current.plan, some) if r.error)

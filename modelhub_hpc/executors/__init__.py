@@ -27,7 +27,7 @@ def open_pool(run: RunRequest, paths: RunPaths) -> Iterator[Pool]:
     kind, workers = run.site.executor, min(config.worker_count(run.site), run.cases)
     if kind == "inline" or (kind == "local" and run.cases == 1):  # no worker process would be sooner ready than this
         try:
-            yield Pool(InlineExecutor(), 1)
+            yield Pool(InlineExecutor(), 1, chunks.hang_up)
         finally:
             chunks.close()
         return
@@ -35,7 +35,7 @@ def open_pool(run: RunRequest, paths: RunPaths) -> Iterator[Pool]:
         from modelhub_hpc.executors.local import local_executor
 
         with local_executor(workers) as executor:
-            yield Pool(executor, workers)
+            yield Pool(executor, workers, executor.hang_up)
         return
     from modelhub_hpc.executors.cluster import slurm_pool
 

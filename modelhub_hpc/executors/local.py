@@ -26,7 +26,7 @@ _END_S = 30.0  # by which a worker has ended its session, or is killed
 
 
 @contextlib.contextmanager
-def local_executor(workers: int) -> Iterator[Executor]:
+def local_executor(workers: int) -> Iterator[LocalExecutor]:
     """An executor over so many worker processes, which end with the block."""
     executor = LocalExecutor(workers)
     try:
@@ -49,10 +49,14 @@ class LocalExecutor(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return cast("Future[T]", self._threads.submit(self._have_done, fn, args, kwargs))
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """End all workers; what is being computed is lost."""
+    def hang_up(self) -> None:
+        """Have all workers end, without waiting for them; what is being computed is lost."""
         for worker in self._workers:
             worker.hang_up()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """End all workers; what is being computed is lost."""
+        self.hang_up()
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.end()

@@ -30,9 +30,11 @@ class InlineExecutor(Executor):
 class Pool:
     """Workers of this machine: as many from the first chunk to the last, and no other machine to turn to."""
 
-    def __init__(self, executor: Executor, workers: int) -> None:
+    def __init__(self, executor: Executor, workers: int, hang_up: Callable[[], None] | None = None) -> None:
+        """hang_up: has workers end, without waiting for them; None where they have to be waited for."""
         self.executor = executor
         self._workers = workers
+        self._hang_up = hang_up
 
     def ready(self) -> int:
         """Workers that can take a chunk now."""
@@ -40,6 +42,12 @@ class Pool:
 
     def expect(self, chunks: int) -> None:
         """So many chunks are not done yet."""
+
+    def let_go(self) -> bool:
+        """Have workers end, now that nothing is left to do; False where that has to be waited for."""
+        if self._hang_up is not None:
+            self._hang_up()
+        return self._hang_up is not None
 
     def delivered(self) -> None:
         """A worker has computed cases: the model starts, at least somewhere."""

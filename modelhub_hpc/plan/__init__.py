@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from modelhub_hpc.plan.search import Search
 from modelhub_hpc.plan.tables import ORIGINAL, Draft
 from modelhub_hpc.contribution import Contribution
 
-__all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "cut", "find_cases", "input_roots"]
+__all__ = ["Case", "Chunk", "Found", "Manifest", "Skipped", "chunk_table", "cut", "find_cases", "input_roots"]
 
 CHUNK_S = 30.0
 MAX_CHUNK = 2000
@@ -161,3 +162,11 @@ def _size(n_cases: int, seconds_per_case: float | None, workers: int, walltime_s
     longest = int(min(_LONGEST_S, _OF_WALLTIME * walltime_s) / seconds)
     wanted = max(int(CHUNK_S / seconds), min(ceil(n_cases / _ENOUGH_CHUNKS), longest))
     return max(1, min(wanted, MAX_CHUNK, share))
+
+
+def chunk_table(path: Path) -> list[Chunk] | None:
+    """The chunks of a run as they were cut, or None if they are not cut yet."""
+    if not path.exists():
+        return None
+    bounds = json.loads(path.read_bytes())["chunks"]
+    return [Chunk(index, first, count) for index, (first, count) in enumerate(bounds)]

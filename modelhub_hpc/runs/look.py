@@ -16,7 +16,7 @@ from modelhub_hpc import config, owner, run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_INTERRUPTED, ModelHubError, TryAgainError, UnfitError
 from modelhub_hpc.owner import OwnerRecord
-from modelhub_hpc.plan import Chunk
+from modelhub_hpc.plan import Chunk, chunk_table
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import read_json
@@ -275,7 +275,7 @@ def _failures(paths: RunPaths, of: RunRequest, counts: Counts) -> list[CaseResul
     if not counts.failed:
         return []
     with contextlib.suppress(ModelHubError):  # a damaged shard, which the next driver sets aside
-        some = _latest(paths, run.chunk_table(paths) or [], counts.failed_chunks)
+        some = _latest(paths, chunk_table(paths.chunks_json) or [], counts.failed_chunks)
         failed = (r for r in iter_results(paths, of.run_id, of.plan, some) if r.error)
         return heapq.nlargest(_FAILURES, failed, key=lambda result: result.started)
     return []

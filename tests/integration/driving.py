@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from grounds import CACHE, OBEDIENT, REPO, processes
 
-from modelhub_hpc import run
+from modelhub_hpc.plan import chunk_table
 from modelhub_hpc.record import CaseResult, RunPaths, iter_results
 from modelhub_hpc.request import read
 
@@ -91,7 +91,7 @@ class Site:
         """The results of the run, read from its shards."""
         paths = RunPaths(self.outdir)
         request = read(paths)
-        return list(iter_results(paths, request.run_id, request.plan, run.chunk_table(paths) or []))
+        return list(iter_results(paths, request.run_id, request.plan, chunk_table(paths.chunks_json) or []))
 
     def by_name(self) -> dict[str, CaseResult]:
         return {result.case_id: result for result in self.results()}

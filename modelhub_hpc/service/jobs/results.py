@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import request, run
-from modelhub_hpc.plan import Chunk, Manifest
+from modelhub_hpc import request
+from modelhub_hpc.plan import Chunk, Manifest, chunk_table
 from modelhub_hpc.record import CaseResult, Output, RunPaths, export, iter_results, write_results_csv
 from modelhub_hpc.service.refused import Refused
 
@@ -40,7 +40,7 @@ class Download:
 def page(paths: RunPaths, first: int, limit: int) -> Page:
     """At most so many results, from that row of the manifest on; cases that have none yet are left out."""
     of = request.read(paths)
-    chunks = [each for each in run.chunk_table(paths) or [Chunk(0, 0, 1)] if each.first + each.count > first]
+    chunks = [each for each in chunk_table(paths.chunks_json) or [Chunk(0, 0, 1)] if each.first + each.count > first]
     wanted = (each for each in iter_results(paths, of.run_id, of.plan, chunks) if each.index >= first)
     found = tuple(itertools.islice(wanted, limit + 1))
     return Page(found[:limit], found[limit].index if len(found) > limit else None)
