@@ -14,13 +14,18 @@ from hostile import dicom_series
 from servekit import Endpoint, serving
 
 from modelhub_hpc import viewing
+from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.record import ArrayOutput, CaseResult, Output
+from modelhub_hpc.service import Service, ServiceSettings
+from modelhub_hpc.service.app import create_app
+from modelhub_hpc.service.pages import graph
 from modelhub_hpc.service.pages import kept as keeping
 from modelhub_hpc.service.pages.composing import looks
 from modelhub_hpc.service.pages.kept import Given, Kept, Results
 from modelhub_hpc.service.pages.sections import sections
 from modelhub_hpc.service.pages.stages import Stage, stages
 from modelhub_hpc.service.refused import Refused
+from modelhub_hpc.service.served import find
 from modelhub_hpc.service.sessions import Answer
 
 FLAIR = REPO / "registry/contributions/phantom-brats/contrib_src/sample_data/patient/flair.nii.gz"
@@ -220,3 +225,30 @@ def test_the_graph_page_is_of_its_own_site_and_its_netron_tells_nobody(server: E
     assert server.get("/models/digits-cnn/netron/data/model.onnx").content.startswith(b"\x08")
     for name in ("server.py", "__init__.py", "data/config.json"):
         assert server.get(f"/models/digits-cnn/netron/{name}").status_code == 404
+
+
+def test_without_netron_the_graph_page_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "_folder", lambda: None)
+    site = SiteConfig(runtime="host", executor="local", scratch_dir=tmp_path)
+    settings = ServiceSettings(site=site, jobs_site=site, token=None, folder=tmp_path, jobs=tmp_path / "runs")
+    service = Service(settings, find(["digits-cnn"], site))
+    try:
+        client = create_app(service).test_client()
+        assert "pip install netron" in client.get("/models/digits-cnn/graph").text
+        answer = client.get("/models/digits-cnn/netron/", headers={"Accept": "text/html"})
+        assert answer.status_code == 404 and "pip install netron" in answer.text
+    finally:
+        service.close()
+
+
+def test_a_model_that_no_registry_knows_has_its_pages_too(server: Endpoint) -> None:
+    status, text = page(server, "/models/mean")
+    assert status == 200 and "Average" in text and "image/*" in text
+    assert "not in one file that could be drawn" in page(server, "/models/mean/graph")[1]
+    assert "mean" in page(server, "/?q=average&here=1")[1]
+
+
+def test_a_run_that_is_none_cannot_be_watched_or_ended(server: Endpoint) -> None:
+    for path in ("/runs/none", "/runs/none/report", "/runs/%2e%2e"):
+        assert page(server, path)[0] == 404
+    assert server.post("/runs/none/cancel").status_code == 404

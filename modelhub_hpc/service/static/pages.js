@@ -141,6 +141,7 @@ function sayWait(form) {
   form.addEventListener("submit", () => {
     form.querySelector(".wait").textContent = form.dataset.wait;
   });
+  addEventListener("pageshow", () => { form.querySelector(".wait").textContent = ""; });  // after the back button too
 }
 
 // A run's progress as the server tells it.
