@@ -19,8 +19,13 @@ import numpy as np
 import pytest
 import requests
 from grounds import OBEDIENT, REPO, processes
-from runkit import eventually
+from runkit import Cluster, eventually
 from servekit import Endpoint, serving
+
+from modelhub_hpc import contribution
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.service import jobs
+from modelhub_hpc.service.refused import Refused
 
 PAIR = REPO / "tests/contributions/pair"
 DIGITS = REPO / "registry/contributions/digits-cnn/contrib_src/sample_data"
@@ -421,9 +426,9 @@ def test_twenty_jobs_at_once_each_have_their_own_answer(client: Client) -> None:
         return client.over(client.server.post("/jobs", data={"model": "obedient"}, files=files))
 
     with ThreadPoolExecutor(20) as pool:
-        jobs = list(pool.map(run, range(20)))
-    assert {job["state"] for job in jobs} == {"succeeded"} and len({job["id"] for job in jobs}) == 20
-    answers = [client.results(job)[0]["outputs"][0]["prediction"] for job in jobs]
+        done = list(pool.map(run, range(20)))
+    assert {job["state"] for job in done} == {"succeeded"} and len({job["id"] for job in done}) == 20
+    answers = [client.results(job)[0]["outputs"][0]["prediction"] for job in done]
     assert answers == [[float(number), 2.0 * number] for number in range(20)]
 
 
@@ -451,6 +456,33 @@ def test_a_server_that_was_killed_finds_its_jobs_again(tmp_path: Path) -> None:
         assert [(job["state"], job["reason"]) for job in found] == [("succeeded", None)] * 5
         owners = [len(list((tmp_path / "runs" / each / ".mh-hpc").glob("owner.??????"))) for each in running]
         assert owners == [2, 2]  # who has written it down and one driver
+
+
+def test_a_server_that_is_stopped_ends_streams_and_leaves_drivers_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with serving(tmp_path, OBEDIENT, "--allow-root", data, MH_HPC_WORKERS="1") as server:
+        client = Client(server, data, tmp_path / "runs")
+        job = client.begin("SLEEP 3 1").json()
+        assert eventually(lambda: client.state(job["id"]) == "processing", LIMIT_S)
+        with server.get(job["links"]["events"], stream=True) as stream:
+            following = events(stream)
+            assert next(following)[0] == "progress"
+            assert server.stop() == 0
+    run = tmp_path / "runs" / job["id"]
+    assert not (run / "record.json").exists() and eventually((run / "record.json").exists, LIMIT_S)
+    assert json.loads((run / "record.json").read_bytes())["counts"]["done"] == 1
+
+
+def test_only_so_many_jobs_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelhub_hpc.service.jobs.MOST_WAITING", 0)
+    models = {"obedient": contribution.read(OBEDIENT)}
+    waiting = jobs.Jobs(tmp_path / "runs", SiteConfig(runtime="host"), models, [tmp_path])
+    with pytest.raises(Refused, match="Too many jobs are waiting") as refused:
+        waiting.begin(jobs.NewJob("obedient", (str(tmp_path),)))
+    waiting.close()
+    assert (refused.value.status, refused.value.retry_after_s is not None) == (429, True)
+    assert not (tmp_path / "runs").exists()
 
 
 # ---- what is refused
@@ -600,3 +632,26 @@ def test_a_job_in_a_container(image: Any, tmp_path: Path) -> None:
         job = client.over(sent(client, "digits-cnn", *[("inputs", path.name, path.read_bytes()) for path in names]))
         assert (job["state"], job["cases"]["done"]) == ("succeeded", 2)
         assert [each["case"] for each in client.results(job)] == [path.stem for path in names]
+
+
+@pytest.mark.parametrize("executor", ["slurm", "slurm-array"])
+def test_jobs_on_slurm_are_jobs_of_slurm(cluster: Cluster, tmp_path: Path, executor: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    options = {"EXECUTOR": executor, "TIME": "10", "MEM_MB": "1024", "WORKERS": "1", "POLL_S": "1", "DRAIN_S": "2"}
+    variables = {f"MH_HPC_{name}": value for name, value in options.items()}
+    with serving(tmp_path, OBEDIENT, "--allow-root", data, **cluster.environment(), **variables) as server:
+        client = Client(server, data, tmp_path / "runs")
+        begun = client.begin("OK 1", "FAIL", key="on-slurm")
+        job = client.over(begun)
+        assert (job["state"], job["cases"]["done"], job["cases"]["failed"]) == ("succeeded", 1, 1), job
+        assert client.begin("OK 1", "FAIL", key="on-slurm").json()["id"] == job["id"]
+        noted = client.runs / job["id"] / ".mh-hpc/jobs"
+        assert len(list(noted.glob("*.json"))) >= 2
+        endless = client.begin("HANG").json()["id"]
+        assert eventually(lambda: f"mh-{endless}" in cluster.run("squeue", "--noheader", "--format=%j"), LIMIT_S)
+        ended = server.ask("DELETE", f"/jobs/{endless}")
+        assert ended.status_code in (200, 202), ended.text
+        assert eventually(lambda: client.state(endless) == "canceled", LIMIT_S), client.job(endless)["state"]
+        assert eventually(lambda: f"mh-{endless}" not in cluster.run("squeue", "--noheader", "--format=%j"), LIMIT_S)
+        problem(client.begin("OK 1", workers=2), 422)

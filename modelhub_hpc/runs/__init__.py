@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelhub_hpc import slurm
@@ -16,6 +16,7 @@ from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest, read_order
 from modelhub_hpc.slurm import Job
 
+_COARSE_S = 0.05  # times of files may be so much behind
 _OF_A_WORKER = re.compile("-[wa][0-9]+")
 
 
@@ -121,26 +122,26 @@ class Queue:
     every_s: float = 0.0
     silence: str = ""
     passes: bool = False
-    _jobs: list[Job] | None = None
-    _asked: float = field(default_factory=time.monotonic)
+    _heard: tuple[float, list[Job]] | None = None  # when SLURM was asked, and its answer; threads share it
 
-    def look_again(self) -> None:
-        """Let what was heard go, if it is old enough."""
-        if time.monotonic() - self._asked >= self.every_s:
-            self._jobs = None
+    def look_again(self, since: float = 0.0) -> None:
+        """Let what was heard go if it is old enough, or from before `since` (seconds since 1970)."""
+        heard = self._heard
+        if heard is not None and heard[0] < max(time.time() - self.every_s, since + _COARSE_S):
+            self._heard = None
 
     def jobs(self) -> list[Job]:
         """The jobs that have not ended; [] and `silence` where SLURM does not answer."""
-        jobs = self._jobs  # another thread may let it go
-        if jobs is None:
-            self._asked, self.silence = time.monotonic(), ""
+        heard = self._heard
+        if heard is None:
+            asked, jobs, self.silence = time.time(), list[Job](), ""
             try:
                 jobs = [job for job in slurm.queue(self.prefix) if not job.ended]
             except ModelHubError as error:
-                jobs, self.silence = [], str(error)
+                self.silence = str(error)
                 self.passes = isinstance(error, slurm.Unreachable)
-            self._jobs = jobs
-        return jobs
+            self._heard = heard = asked, jobs
+        return heard[1]
 
     def jobs_of(self, run_id: str) -> list[Job]:
         return [job for job in self.jobs() if belongs(job.name, run_id)]

@@ -41,6 +41,7 @@ __all__ = ["STATES", "Job", "Jobs", "Named", "NewJob", "Upload"]
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2  # drivers on this machine
+MOST_WAITING = 1000  # for one of them
 AGAIN_S = 2
 _CANCEL_S = 3.0
 _COUNTED = 1000  # jobs, the newest, of which the states are counted
@@ -145,7 +146,8 @@ class Jobs:
             return None
 
     def _see(self, paths: RunPaths) -> Job:
-        self._queue.look_again()
+        # a queue from before its jobs were submitted would say that they have ended
+        self._queue.look_again(since=_written_ns(paths.jobs) / 1e9)
         return see(paths, self._queue, paths.root.name in self._turns)
 
     # -- begin ------------------------------------------------------------------------------------------------------
@@ -154,7 +156,8 @@ class Jobs:
         """Begin a job, or find the one that the same request with the same key has begun; whether it is a new one.
 
         Returns once its cases are known, before any is computed. Refused: 422 for a model, input or option that
-        cannot be used, and for a key that another request has used; 409 while the same request is being worked on.
+        cannot be used, and for a key that another request has used; 409 while the same request is being worked on; 429
+        while too many wait.
         Raises ModelHubError as `mh-hpc submit` does.
         """
         job_id = _OURS + (hashlib.sha256(key.encode()).hexdigest()[:16] if key else secrets.token_hex(8))
@@ -163,6 +166,8 @@ class Jobs:
             raise Refused(422, f"This server has no such model. It has: {', '.join(self._models)}.")
         paths, digest = RunPaths(self._folder / job_id), _digest(new)
         if not paths.run_json.exists():
+            if self._turns.waiting() >= MOST_WAITING:
+                raise Refused(429, "Too many jobs are waiting.", 30 * AGAIN_S)
             paths.create()
             mine = owner.contend(paths.private)
             if not isinstance(mine, Owner):
@@ -206,8 +211,7 @@ class Jobs:
         if config.on_slurm(site):
             slurm.refuse(paths.root, site.executor)
             slurm.judge(site)
-        asked = dataclasses.replace(planned.run, run_id=paths.root.name, site=_lean(site, planned.run.cases))
-        return dataclasses.replace(planned, run=asked)
+        return dataclasses.replace(planned, run=dataclasses.replace(planned.run, run_id=paths.root.name))
 
     def _with_options(self, new: NewJob) -> SiteConfig:
         """The site's options, of which a client may change some, and those that cost something only downward."""
@@ -285,11 +289,6 @@ class Jobs:
         except FileNotFoundError:
             return
         yield from (self._folder / name for name in names if name.startswith(prefix))
-
-
-def _lean(site: SiteConfig, cases: int) -> SiteConfig:
-    """The same for a job of little: for one case no workers are started beside the driver."""
-    return dataclasses.replace(site, executor="inline") if site.executor == "local" and cases == 1 else site
 
 
 def _digest(new: NewJob) -> str:
