@@ -139,7 +139,8 @@ class Service(object):
             raise
         except BaseException as error:
             self._wire.leave_if_forked()
-            _complain("infer_batch of %d cases failed (%s); each is computed alone" % (len(requests), short_error(error)))
+            _complain("infer_batch of %d cases failed (%s); each is computed alone"
+                      % (len(requests), short_error(error)))
             return None
         return [(named, seconds, len(requests)) for named, seconds in answers]
 

@@ -1,4 +1,4 @@
-"""Inputs that are read and decoded by threads while the model still computes the case before.
+"""Inputs that are read and decoded by threads while the model still computes the case before, on cores it leaves idle.
 
 A loader that could open one file is taken to be the one for the next file with that extension. When the model
 comes to that file, the loader hands out what was prepared. A file that can't be prepared is opened when its turn comes,
@@ -24,8 +24,10 @@ _Prepared = collections.namedtuple("_Prepared", "loader image size")
 class Inputs(object):
     """What is wanted next, what is being opened, and what is ready; loaders are classes with `_prepare(path)`."""
 
-    def __init__(self):
+    def __init__(self, most_threads):
+        """most_threads: 0 for a process with one core, where the model would only be held up."""
         self._pid = os.getpid()
+        self._most_threads = most_threads
         self._changed = threading.Condition()
         self._loaders = {}  # by extension
         self._in_vain = collections.Counter()  # by extension: inputs that nobody asked for
@@ -38,6 +40,8 @@ class Inputs(object):
 
     def expect(self, now, later):
         """Prepare the files `later`, in that order; drop what belongs neither to them nor to `now`."""
+        if not self._most_threads:
+            return
         with self._changed:
             kept = set(now).union(later)
             for path in [path for path in self._ready if path not in kept]:
@@ -91,7 +95,7 @@ class Inputs(object):
 
     def _start(self):
         if not self._threads and not self._ended:
-            self._threads = [threading.Thread(target=self._work) for _ in range(_thread_count())]
+            self._threads = [threading.Thread(target=self._work) for _ in range(self._most_threads)]
             for thread in self._threads:
                 thread.daemon = True
                 thread.start()
@@ -116,9 +120,6 @@ class Inputs(object):
         return sum(prepared.size for prepared in self._ready.values())
 
 
-INPUTS = Inputs()
-
-
 def _prepare(loader, path):
     try:
         found = loader._prepare(path)
@@ -139,6 +140,9 @@ def _extension(path):
     return os.path.splitext(path)[1].lower()
 
 
-def _thread_count():
+def _idle_cores():
     given = os.environ.get("OMP_NUM_THREADS", "")  # the cores that this process was given
-    return max(1, min(_MOST_THREADS, int(given) - 1)) if given.isdigit() else 1
+    return min(_MOST_THREADS, int(given) - 1) if given.isdigit() and int(given) else 1
+
+
+INPUTS = Inputs(_idle_cores())

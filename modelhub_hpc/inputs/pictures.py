@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import os
 import struct
 import warnings
 import zlib
@@ -132,7 +133,10 @@ def _png_bytes(file: IO[bytes], path: str, limits: InputLimits) -> int:
 
 
 def check_jpeg(file: IO[bytes], path: str, limits: InputLimits) -> None:
-    """Walk the segments up to the end marker; pixels are not decoded, since no decoder tells damage there."""
+    """Walk the segments up to the end marker; pixels are not decoded, since no decoder tells damage there.
+
+    That marker does not occur in compressed pixels: a file that ends with it is whole, and they need not be read.
+    """
     file.seek(2)
     sized = False
     while True:
@@ -149,9 +153,19 @@ def check_jpeg(file: IO[bytes], path: str, limits: InputLimits) -> None:
             _demand_size(path, width, height or 1, channels, limits)  # 0: the height follows in a DNL segment
             sized = True
         elif marker == 0xDA:
+            if _ends_with_marker(file):
+                break
             _skip_scan(file, path)
     if not sized:
         raise damaged(path, "the JPEG has no frame")
+
+
+def _ends_with_marker(file: IO[bytes]) -> bool:
+    here = file.tell()
+    file.seek(-2, os.SEEK_END)
+    found = file.read(2) == b"\xff\xd9"
+    file.seek(here)
+    return found
 
 
 def _next_marker(file: IO[bytes], path: str) -> int:

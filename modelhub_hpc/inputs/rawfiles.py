@@ -45,6 +45,8 @@ def open_regular(path: str, limits: InputLimits) -> IO[bytes]:
     except OSError as error:
         raise os_error(path, error) from error
     file = open(handle, "rb")
+    # the model reads all of it soon, wherever a look at some of it is enough here
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
     try:
         info = os.fstat(handle)
         _demand_regular(path, info.st_mode)

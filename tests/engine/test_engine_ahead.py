@@ -37,7 +37,7 @@ def palette(tmp_path):
 @pytest.fixture
 def inputs(monkeypatch):
     """Nothing learned and nothing prepared yet; its threads end with the test."""
-    fresh = ahead.Inputs()
+    fresh = ahead.Inputs(1)
     monkeypatch.setattr("modelhublib.imageloaders.INPUTS", fresh)
     monkeypatch.setattr(ahead, "INPUTS", fresh)
     yield fresh
@@ -239,3 +239,15 @@ def test_a_child_opens_its_own(inputs, slow):
         os._exit(0 if inputs.take(Slow, path) is None else 1)
     assert os.waitpid(child, 0)[1] == 0
     Slow.gate.set()
+
+
+@pytest.mark.parametrize("given, threads", [("1", 0), ("2", 1), ("3", 2), ("64", 4), ("", 1), ("4,2", 1), ("0", 1)])
+def test_only_idle_cores_open_ahead(given, threads, monkeypatch, slow):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert ahead._idle_cores() == threads
+    inputs, paths = ahead.Inputs(threads), slow("a.slow", "b.slow")
+    inputs.learn(Slow, paths[0])
+    inputs.expect([], paths)
+    assert len(inputs._threads) == threads
+    Slow.gate.set()
+    inputs.end()

@@ -132,7 +132,8 @@ def mischief(start):
 
 def test_ready_says_who_speaks(mischief):
     assert mischief.first == {
-        "type": "ready", "protocol": 2, "batches": False, "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "type": "ready", "protocol": 2, "batches": False,
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
         "engine": "1.0.0", "model": {"id": "5c1e1ab4-0000-4d8b-8f0e-2f6d1c8f0003", "name": "Mischief"}}
 
 
@@ -468,7 +469,7 @@ def test_what_was_sent_ahead_is_answered_as_if_it_was_not(start, tmp_path):
         PIL.Image.fromarray(pixels).save(names[-1], quality=95)
     with open(names[5], "r+b") as stream:
         stream.truncate(20000)
-    service = start("pictures")
+    service = start("pictures", OMP_NUM_THREADS="2")
     expected = [service.answer(name) for name in names]
     for name in names:
         service.ask(name)
