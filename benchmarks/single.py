@@ -23,7 +23,7 @@ MH_HPC = (sys.executable, "-m", "modelhub_hpc.cli", "-q")
 GOAL = 1.5
 TEXTS = {
     "bare": "apptainer exec IMAGE python3 predict.py PICTURE",
-    "submit": "mh-hpc submit, and mh-hpc results",
+    "submit": "mh-hpc submit --json, with a run folder",
     "run": "mh-hpc run, which keeps nothing",
     "container": "apptainer exec IMAGE true: the container alone",
 }
@@ -65,10 +65,9 @@ def measure(setting: Setting, picture: Path, folder: Path, repeats: int) -> list
         return json.loads(said)["prediction"]
 
     def submit() -> Any:
-        output(setting, [*submitted, *where, "-c", "1"])
-        said = output(setting, [*MH_HPC, "results", "--json", str(run)])
+        said = output(setting, [*submitted, *where, "-c", "1", "--json"])
         shutil.rmtree(run)
-        return json.loads(said)[0]["outputs"][0]["prediction"]
+        return json.loads(said)["results"][0]["outputs"][0]["prediction"]
 
     def here() -> Any:
         said = output(setting, [*MH_HPC, "run", str(setting.model), str(picture), *where])

@@ -50,7 +50,7 @@ def is_run(paths: RunPaths) -> bool:
 def results(folder: Path, csv: str | None, failed: bool, limit: int | None, voice: Voice) -> int:
     """Show the results that are there, of finished and unfinished runs alike; the exit code."""
     paths, of_run = open_run(folder)
-    found = _results(paths, of_run)
+    found = results_of(paths, of_run)
     if csv is not None:
         _csv(paths, of_run, csv, failed, limit)
         return 0
@@ -58,11 +58,12 @@ def results(folder: Path, csv: str | None, failed: bool, limit: int | None, voic
     if voice.json:
         _json_array(result_facts(result) for result in chosen)
     else:
-        voice.columns(_table(of_run, chosen))
+        voice.columns(result_table(of_run, chosen))
     return 0
 
 
-def _results(paths: RunPaths, of_run: RunRequest) -> Iterator[CaseResult]:
+def results_of(paths: RunPaths, of_run: RunRequest) -> Iterator[CaseResult]:
+    """All that were found so far, in the order of the manifest."""
     return iter_results(paths, of_run.run_id, of_run.plan, chunk_table(paths.chunks_json) or [Chunk(0, 0, 1)])
 
 
@@ -102,7 +103,8 @@ def _output_facts(output: Output) -> dict[str, Any]:
     return {**facts, "dtype": output.dtype, "dataset": output.dataset}
 
 
-def _table(of_run: RunRequest, chosen: Iterable[CaseResult]) -> Iterator[tuple[str, ...]]:
+def result_table(of_run: RunRequest, chosen: Iterable[CaseResult]) -> Iterator[tuple[str, ...]]:
+    """A row for each, below one with titles."""
     names = [one_line(output.name, _CELL) for output in of_run.model.outputs]
     yield ("case", "status", "seconds", *names)
     for result in chosen:
@@ -178,7 +180,7 @@ def _write_csv(paths: RunPaths, of_run: RunRequest, path: Path, failed: bool, li
     """The tables that a finished run has, made of what is there now; limit counts cases of the manifest."""
     manifest = Manifest.open(paths.manifest, paths.manifest_index)
     rows = min(len(manifest), limit if limit is not None else len(manifest))
-    some = itertools.takewhile(lambda result: result.index < rows, _results(paths, of_run))
+    some = itertools.takewhile(lambda result: result.index < rows, results_of(paths, of_run))
     if failed:
         write_failures_csv(path, _cases(manifest, rows), some)
     else:
