@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -28,6 +28,12 @@ _FOR_SERVERS = (
     "nan",
     "max_output_mb",
     "allow_network",
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "gres",
+    "sbatch_args",
     "scratch_dir",
     "registries",
 )
@@ -62,6 +68,14 @@ _UPLOAD_MB = 512
 @click.option(
     "--jobs-folder", "jobs", type=_folder, metavar="FOLDER", help="Where jobs keep their runs. Default ./runs."
 )
+@click.option(
+    "--backend", type=click.Choice(["local", "slurm"]), default="local",
+    help="Where models run: here (default), or in SLURM jobs that begin and end as they are needed.",
+)
+@click.option(
+    "--queue", "queue_s", type=float, default=120.0, metavar="SECONDS",
+    help="A request waits for a job of SLURM to start. Default 120.",
+)
 @json_option
 @site_options(_FOR_SERVERS)
 def serve(
@@ -70,6 +84,7 @@ def serve(
     bind: str,
     token_file: Path | None,
     no_auth: bool,
+    backend: Literal["local", "slurm"],
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -81,13 +96,14 @@ def serve(
     from modelhub_hpc.service import server
     from modelhub_hpc.service.served import Service, find, private_folder
 
-    site = config.load(site_flags(given))
+    jobs_site = config.load(site_flags(given))
+    site = dataclasses.replace(jobs_site, executor=backend)
     token = _token(token_file, no_auth, bind)
     voice = voice_of(as_json)
     wanted = find(models, site)
     os.umask(0o027 if site.group_readable else 0o077)  # once: it is every thread's
     with server.listen(bind, port) as listening, private_folder(site) as folder:
-        service = Service(_settings(site, token, folder, bind, given), wanted)
+        service = Service(_settings(site, jobs_site, token, folder, bind, given), wanted)
         try:
             running = server.Server(service, listening)
             with running.stopped_by_signals():
@@ -113,14 +129,19 @@ def _token(file: Path | None, no_auth: bool, bind: str) -> str | None:
 
 
 def _settings(
-    site: config.SiteConfig, token: str | None, folder: Path, bind: str, given: dict[str, Any]
+    site: config.SiteConfig,
+    jobs_site: config.SiteConfig,
+    token: str | None,
+    folder: Path,
+    bind: str,
+    given: dict[str, Any],
 ) -> ServiceSettings:
     from modelhub_hpc.service.settings import LOOPBACK, ServiceSettings
 
     names = {bind, config.node(), *given["host_names"]}
     return ServiceSettings(
-        site=dataclasses.replace(site, executor="local"),
-        jobs_site=site,
+        site=site,
+        jobs_site=jobs_site,
         token=token,
         folder=folder,
         jobs=(given["jobs"] or Path("runs")).absolute(),
@@ -133,6 +154,7 @@ def _settings(
         max_upload_bytes=given["max_upload"] * 2**20,
         idle_s=given["idle_s"],
         receive_s=given["receive_s"],
+        queue_s=given["queue_s"],
     )
 
 

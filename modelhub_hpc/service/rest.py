@@ -12,7 +12,8 @@ import flask
 
 from modelhub_hpc import resources, strictjson
 from modelhub_hpc.contribution import Contribution
-from modelhub_hpc.service.sessions import Answer, Inputs, SessionPool
+from modelhub_hpc.oncall import Answer
+from modelhub_hpc.service.sessions import Inputs, SessionPool
 from modelhub_hpc.service.settings import ServiceSettings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import MachineError, ModelHubError, UsageError, shown
 from modelhub_hpc.plan import safe_name
 from modelhub_hpc.predict import Predictor
+from modelhub_hpc.record import RunPaths
 from modelhub_hpc.request import RunRequest
-from modelhub_hpc.service import rest
+from modelhub_hpc.service import jobseats, rest
 from modelhub_hpc.service.jobs import Jobs
-from modelhub_hpc.service.sessions import LocalSeat, Queue, SessionPool, Sweeper
+from modelhub_hpc.service.sessions import LocalSeat, Queue, Seat, SessionPool, Sweeper
 from modelhub_hpc.service.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,11 @@ class Service:
 
 @contextlib.contextmanager
 def private_folder(site: SiteConfig) -> Iterator[Path]:
-    """A folder for a server's life, after removing those of servers that were killed. Raises MachineError."""
-    base = config.scratch_dir(site)
+    """A folder for a server's life, after removing those of servers that were killed. Raises MachineError.
+
+    It is of this machine, or in the current folder where jobs have to see it.
+    """
+    base = Path.cwd() if site.executor == "slurm" else config.scratch_dir(site)
     try:
         for left in processes.ended_folders(base, _KIND):
             processes.remove_tree(left)
@@ -117,8 +121,17 @@ def _serve(
         folder.mkdir(parents=True, mode=0o700)
     samples = model.contrib_src / "sample_data"
     run = _run(model, settings, engine, (requests, samples) if samples.is_dir() else (requests,))
-    sessions = SessionPool(lambda: LocalSeat(Predictor(run, None)), settings.sessions, queue, settings.idle_s)
+    seats = _seats(run, settings.folder / "workers" / name, settings.queue_s)
+    sessions = SessionPool(seats, settings.sessions, queue, settings.idle_s)
     return ServedModel(name, model, sessions, rest.handler(model, sessions, requests, outputs, settings), outputs)
+
+
+def _seats(run: RunRequest, folder: Path, queue_s: float) -> Callable[[], Seat]:
+    """What makes a place for a session of the run: here, or in a job."""
+    if run.site.executor != "slurm":
+        return lambda: LocalSeat(Predictor(run, None))
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    return jobseats.SlurmSeats(run, RunPaths(folder), queue_s).take
 
 
 def _run(model: Contribution, settings: ServiceSettings, engine: str, roots: tuple[Path, ...]) -> RunRequest:
@@ -126,6 +139,7 @@ def _run(model: Contribution, settings: ServiceSettings, engine: str, roots: tup
     site = replace(
         settings.site,
         workers=settings.sessions,
+        min_workers=0,
         max_input_mb=min(settings.site.max_input_mb, 8 * settings.max_upload_bytes // 2**20),
     )
     image = None if site.runtime == "host" else images.find(model.image, site)

@@ -13,17 +13,16 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from modelhub_hpc import inputs
 from modelhub_hpc.errors import ModelHubError
+from modelhub_hpc.oncall import Answer, answer
 from modelhub_hpc.plan import Case
-from modelhub_hpc.predict import Predicted, Predictor
-from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult
+from modelhub_hpc.predict import Predictor
+from modelhub_hpc.record import CaseError, CaseResult
 from modelhub_hpc.service.refused import Refused
 
 log = logging.getLogger(__name__)
@@ -35,14 +34,6 @@ REST_S = 10.0  # of a model that could not be started
 _LOOK_S = 1.0
 
 _STATUS = {"input": 400, "model": 400, "output": 400, "memory": 400, "timeout": 504, "crash": 503}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said of one case: the result, and its arrays, which are in memory, by the outputs' names."""
-
-    result: CaseResult
-    arrays: Mapping[str, ArrayOutput]
 
 
 class Seat(Protocol):
@@ -60,8 +51,8 @@ class LocalSeat:
         self._predictor = predictor
 
     def predict(self, case: Case) -> Answer:
-        (answer,) = [_copied(predicted) for predicted in self._predictor.predict([(0, case)])]
-        return answer
+        (found,) = [answer(predicted) for predicted in self._predictor.predict([(0, case)])]
+        return found
 
     def close(self) -> None:
         self._predictor.close()
@@ -242,25 +233,13 @@ class Sweeper:
         while not self._over.wait(_LOOK_S):
             try:
                 self._sweep()
-            except OSError as error:
-                log.warning("%s", error)
+            except Exception:  # a thread has nobody to raise to
+                log.exception("sweeping")
 
 
 def _identity(given: Inputs) -> tuple[int, int]:
     found = [inputs.identity_or_zero(path) for _, path in given]
     return sum(size for size, _ in found), max(mtime_ns for _, mtime_ns in found)
-
-
-def _copied(predicted: Predicted) -> Answer:
-    """The arrays lie in files of the session, which the next case takes away."""
-    result, arrays = predicted
-    return Answer(
-        result,
-        {
-            name: ArrayOutput(np.array(output.array), output.type, output.description, output.attributes)
-            for name, output in arrays.items()
-        },
-    )
 
 
 def _tired(seconds: float) -> Refused:

@@ -25,6 +25,7 @@ class ServiceSettings:
     sessions: processes per model at most; max_waiting: predictions that may wait for one, over all models;
     idle_s: after which a model without requests is ended; streams: of events at a time, each of which takes a thread.
     receive_s: in which a request has to be here, beside the time that its bytes take.
+    queue_s: which a prediction waits for a job of SLURM to start.
     """
 
     site: SiteConfig
@@ -42,3 +43,4 @@ class ServiceSettings:
     idle_s: float = 900.0
     streams: int = 8
     receive_s: float = 30.0
+    queue_s: float = 120.0

@@ -23,7 +23,7 @@ from modelhub_hpc.processes import remove_tree
 from modelhub_hpc.record import ArrayOutput, Output
 from modelhub_hpc.record.hdf5 import ArrayStore, AttributeValue, read_array, read_attributes
 from modelhub_hpc.service.refused import Refused
-from modelhub_hpc.service.sessions import Answer
+from modelhub_hpc.oncall import Answer
 
 MOST = 32
 KEEP_S = 3600.0
