@@ -16,7 +16,7 @@ from visiting import MODELS, Enter, Visit, is_here
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives its event loop is the main thread's, which other tests need
 def chromium() -> Iterator[Any]:
     """Where there is none the tests are skipped, unless this machine is meant to have it."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -32,7 +32,7 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("pages")
     with serving(folder, *MODELS, "--jobs-folder", folder / "jobs", "--max-upload", 1, "--waiting", 1) as endpoint:
