@@ -94,9 +94,11 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """Refused: 404 if there is none, 409 if its folder cannot be read."""
+        paths = self.paths(job_id)
         try:
-            return self._see(self.paths(job_id))
+            return self._see(paths)
         except ModelHubError as error:
+            self.paths(job_id)  # it may have been removed meanwhile
             log.warning("%s cannot be read: %s", job_id, error)
             raise Refused(409, "This run cannot be read: its folder is damaged, or of another version.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from modelhub_hpc.runs import Queue
 from modelhub_hpc.runs.look import COMPLETE, NOT_RUNNING, RUNNING, UNKNOWN, WAITING, Look, look
 
 STARTING, PROCESSING, SUCCEEDED, FAILED, CANCELED = "starting", "processing", "succeeded", "failed", "canceled"
+_START_S = 30.0  # in which a driver shows itself that was not started here
 STATES = (STARTING, PROCESSING, SUCCEEDED, FAILED, CANCELED)
 
 
@@ -129,7 +131,16 @@ def _ended_early(now: Look) -> tuple[str, str]:
     record = read_json(now.paths.record_json)
     if cancel_path(now.paths).exists() or record.get("exit_code") == EXIT_INTERRUPTED:
         return CANCELED, "it was canceled; what is done stays, and `mh-hpc resume` goes on with the rest"
+    if not (record or now.paths.progress_json.exists()) and _age_s(now.paths) < _START_S:
+        return STARTING, ""  # `mh-hpc submit` has written the run down and has yet to drive it
     return FAILED, f"{now.why or 'its driver has never begun'}; `mh-hpc resume` goes on with what is left"
+
+
+def _age_s(paths: RunPaths) -> float:
+    try:
+        return time.time() - paths.run_json.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")  # it is being removed
 
 
 def _failures(now: Look) -> list[dict[str, str]]:
