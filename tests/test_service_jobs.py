@@ -92,14 +92,15 @@ Start = Callable[..., Endpoint]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("jobs")
-    (made / "data").mkdir()
+    for name in ("data", "runs"):
+        (made / name).mkdir()
     return made
 
 
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[Client]:
     words = ("digits-cnn", OBEDIENT, PAIR, "--allow-root", folder / "data", "--allow-root", DIGITS)
-    with serving(folder, *words, MH_HPC_WORKERS="1") as server:
+    with serving(folder, *words, "--max-upload", "64", MH_HPC_WORKERS="1") as server:
         yield Client(server, folder / "data", folder / "runs")
 
 
@@ -596,6 +597,18 @@ def test_hostile_cursors_of_results_are_refused(client: Client) -> None:
 def test_hostile_bodies_are_refused(client: Client, body: str, status: int) -> None:
     headers = {**client.server.headers, "Content-Type": "application/json"}
     problem(client.server.post("/jobs", data=body, headers=headers), status)
+
+
+def test_requests_that_are_too_large_are_refused(client: Client) -> None:
+    before = sorted(client.runs.iterdir())
+    many = [("inputs", f"{number}.npy", b"") for number in range(1001)]
+    problem(sent(client, "obedient", *many), 413)
+    problem(sent(client, "obedient", ("inputs", "a.npy", b""), options=" " * (2**20 + 1)), 413)
+    problem(sent(client, "obedient", ("inputs", "a.npy", bytes(2**26))), 413)
+    headers = {**client.server.headers, "Content-Type": "application/json"}
+    chunked = client.server.post("/jobs", data=iter([b" " * 2**20] * 3 + [b"{}"]), headers=headers)
+    assert chunked.status_code in (411, 413, 422)
+    assert sorted(client.runs.iterdir()) == before and client.server.get("/healthz").status_code == 200
 
 
 def test_other_types_and_methods_are_refused(client: Client) -> None:
