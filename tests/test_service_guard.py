@@ -220,11 +220,10 @@ def test_what_follows_a_refused_body_is_not_a_request(server: Endpoint) -> None:
     head = f"POST /api/predict HTTP/1.1\nHost: localhost\nContent-Length: {len(inner)}\n\n"
     answer, line = raw(server, head, inner)
     with line:
-        line.settimeout(5)
         try:
-            while piece := line.recv(65536):
+            while piece := line.recv(65536):  # until the server closes, which it must
                 answer += piece
-        except OSError:
+        except ConnectionResetError:
             pass
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 401 ")
 

@@ -52,7 +52,7 @@ def meanwhile(count: int, work: Callable[[int], None]) -> list[threading.Thread]
 
 def test_who_finds_all_places_taken_is_told_when_to_come_back(server: Endpoint) -> None:
     answers = list[requests.Response]()
-    threads = meanwhile(8, lambda number: answers.append(order(server, f"SLEEP 3 {number}")))
+    threads = meanwhile(8, lambda number: answers.append(order(server, f"SLEEP 2 {number}")))
     for thread in threads:
         thread.join()
     by_status = sorted(each.status_code for each in answers)

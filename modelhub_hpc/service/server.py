@@ -217,7 +217,8 @@ def _channel(settings: ServiceSettings) -> type[HTTPChannel]:
             head = (*self.headers.values(), self.first_line.decode("latin-1"))
             if not guard.may_come_in(head, settings) or self.content_length > settings.max_upload_bytes:
                 self.expect_continue = False
-                self.connection_close = self._refused = True
+                self.headers["CONNECTION"] = "close"
+                self._refused = True
                 self.body_rcv, self.chunked, self.content_length = None, False, 0
 
         def received(self, data: bytes) -> int:
