@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from grounds import REPO
+from grounds import OBEDIENT, REPO
 from hostile import dicom_series
+from markupsafe import escape
 from servekit import Endpoint, serving
 
 from modelhub_hpc import viewing
@@ -30,6 +33,7 @@ from modelhub_hpc.service.sessions import Answer
 
 FLAIR = REPO / "registry/contributions/phantom-brats/contrib_src/sample_data/patient/flair.nii.gz"
 DIGIT = REPO / "registry/contributions/digits-cnn/contrib_src/sample_data/digit-0898.png"
+ODD_NAME = '"><img src=x onerror=alert(1)>'
 MEAN = REPO / "tests/contributions/mean"
 HOSTILE = '<script>alert("&")</script>'
 
@@ -225,6 +229,38 @@ def test_the_graph_page_is_of_its_own_site_and_its_netron_tells_nobody(server: E
     assert server.get("/models/digits-cnn/netron/data/model.onnx").content.startswith(b"\x08")
     for name in ("server.py", "__init__.py", "data/config.json"):
         assert server.get(f"/models/digits-cnn/netron/{name}").status_code == 404
+
+
+def hostile_model(folder: Path) -> Path:
+    """A contribution whose every word would be markup, if it were let."""
+    shutil.copytree(OBEDIENT, folder)
+    config = json.loads((folder / "contrib_src/model/config.json").read_bytes())
+    config["meta"].update(application_area=HOSTILE, task=HOSTILE, task_extended=HOSTILE, data_type=HOSTILE)
+    config["model"].update(description=HOSTILE, architecture=HOSTILE, format=HOSTILE)
+    outputs = [{"name": f"{HOSTILE}{type}", "type": type, "description": HOSTILE} for type in ("label_list", "custom")]
+    config["model"]["io"]["output"] = outputs
+    (folder / "contrib_src/model/config.json").write_text(json.dumps(config))
+    said = [{"label": HOSTILE, "probability": 1.0}], {HOSTILE: HOSTILE, "t": [{HOSTILE: HOSTILE}], "r": [[[HOSTILE]]]}
+    source = "from modelhublib.model import ModelBase\n\n\nclass Model(ModelBase):\n    def infer(self, input):\n"
+    (folder / "contrib_src/inference.py").write_text(f"{source}        return {list(said)!r}\n")
+    (folder / "contrib_src/license").mkdir(exist_ok=True)
+    (folder / "contrib_src/license/model").write_text(HOSTILE)
+    (folder / "contrib_src/sample_data").mkdir(exist_ok=True)
+    np.save(folder / f"contrib_src/sample_data/{ODD_NAME}.npy", np.zeros((8, 8)))
+    return folder
+
+
+def test_whatever_a_model_says_it_is_text(tmp_path: Path) -> None:
+    with serving(tmp_path / "server", hostile_model(tmp_path / "hostile")) as server:
+        (name,) = server.facts["models"]
+        sent = server.post(f"/models/{name}/try", data={"sample": f"{ODD_NAME}.npy"})
+        assert sent.status_code == 303
+        for path in ("/", f"/models/{name}", f"/models/{name}/try", f"/models/{name}/graph", sent.headers["Location"]):
+            status, text = page(server, path)
+            assert status == 200 and HOSTILE not in text and "<img src=x" not in text, path
+        assert escape(HOSTILE) in text and escape(ODD_NAME) in text
+        told = server.get(f"{sent.headers['Location']}/files/result.json").json()
+        assert told["outputs"][0]["prediction"] == [{"label": HOSTILE, "probability": 1.0}]
 
 
 def test_without_netron_the_graph_page_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,11 @@ class Results:
         with self._lock:
             if key in self._recent:
                 return self._recent[key]
-        if not _KEY.fullmatch(key) or not (self._folder / key).is_dir():
-            raise Refused(404, "This result is not here any more: results are kept for an hour. Try the model again.")
-        kept = _read(self._folder / key)
+        try:
+            kept = _read(self._folder / (key if _KEY.fullmatch(key) else "none"))
+        except FileNotFoundError:
+            gone = "This result is not here any more: results are kept for an hour. Try the model again."
+            raise Refused(404, gone) from None
         with self._lock:
             kept = self._recent.setdefault(key, kept)
             while len(self._recent) > _RECENT:
