@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelhub_hpc import config, driver, finish, owner, resources, run, slurm
-from modelhub_hpc.chunks import ChunkTask, predict_chunk
+from modelhub_hpc.chunks import ChunkTask, last_begun, predict_chunk
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, MachineError, TryAgainError
 from modelhub_hpc.plan import Chunk, chunk_table, cut
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, sweep_orphans
@@ -188,7 +188,7 @@ def _todo(
 
 def _suspected(paths: RunPaths, task: ChunkTask, blamed: tuple[tuple[int, CaseError], ...]) -> ChunkTask:
     """A chunk that was begun and not ended is computed with care; a case that ended its job for memory is blamed."""
-    noted = run.noted(paths, task.chunk)
+    noted = last_begun(paths, task.chunk)
     if noted is None:
         return dataclasses.replace(task, blamed=blamed)
     job_id = str(noted["job"])

@@ -16,7 +16,7 @@ from modelhub_hpc.errors import MachineError
 from modelhub_hpc.plan import Manifest
 from modelhub_hpc.predict import Predicted, Predictor, failed
 from modelhub_hpc.record import CaseError, RunPaths, ShardInvalid, ShardWriter, read_shard, replace_json
-from modelhub_hpc.runfolder import Json
+from modelhub_hpc.runfolder import Json, read_json
 from modelhub_hpc.session import StartError
 from modelhub_hpc.workplace import HERE, HandedBack
 
@@ -75,6 +75,17 @@ def predict_chunk(task: ChunkTask) -> ChunkDone:
         HERE.took(time.monotonic() - began)
         HERE.must_leave()  # so that nothing is sent here any more
         return done
+
+
+def load_model(task: ChunkTask) -> None:
+    """Have the model loaded in this worker, which a chunk like this one will need. Raises StartError."""
+    with HERE.busy:
+        _run_of(task.root, task.site).predictor.load()
+
+
+def last_begun(paths: RunPaths, chunk: int) -> dict[str, Any] | None:
+    """The case of a chunk that was in flight last, as a careful worker has noted it."""
+    return read_json(paths.careful(chunk)) or None
 
 
 class WorkerRun:

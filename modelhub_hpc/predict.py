@@ -54,6 +54,10 @@ class Predictor:
         self._runs_from: images.Inode | None = None
         self._storage_faults = 0
 
+    def load(self) -> None:
+        """Have the model loaded before the first case comes. Raises StartError."""
+        self._warm()
+
     def hang_up(self) -> None:
         """Let the model end, without waiting for it: no more cases will come."""
         if self._session is not None:

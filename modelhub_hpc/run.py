@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from modelhub_hpc import __version__, config, finish, images, models, needs, owner, request, resources
-from modelhub_hpc.chunks import ChunkDone, ChunkTask, predict_chunk
+from modelhub_hpc.chunks import ChunkDone, ChunkTask, last_begun, load_model, predict_chunk
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import (
@@ -38,7 +38,6 @@ from modelhub_hpc.owner import Owner
 from modelhub_hpc.plan import Chunk, Found, Manifest, chunk_table, cut, find_cases, input_roots, safe_name
 from modelhub_hpc.record import CaseError, RunPaths, State, publish_json, replace_json, scan, sweep_orphans
 from modelhub_hpc.request import Retry, RunRequest
-from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.workplace import HandedBack
 
 log = logging.getLogger(__name__)
@@ -319,7 +318,7 @@ class _Loop:
     def _cut(self) -> list[Chunk] | None:
         """Cut the chunks by the model's known speed, or by that of the first case, which is a chunk of its own.
 
-        None if the first case could not be computed: the other workers then need not load the model at all.
+        None if the first case could not be computed.
         """
         seconds = self.run.model.seconds_per_case
         if seconds is None and self.run.cases > 1 and self.run.site.chunk_size is None:
@@ -336,7 +335,9 @@ class _Loop:
     def _first_case(self) -> ChunkDone | None:
         results: list[ChunkDone] = []
         self._report(force=True)
-        self._send(collections.deque([self._task(Chunk(0, 0, 1))]), results.append)
+        task = self._task(Chunk(0, 0, 1))
+        self.pool.prepare_others(load_model, task)
+        self._send(collections.deque([task]), results.append)
         return results[0] if results else None
 
     def _send(
@@ -402,7 +403,7 @@ class _Loop:
         self, task: ChunkTask, reason: HandedBack, todo: collections.deque[ChunkTask]
     ) -> None:
         """To somebody else at once, unless it has overrun the walltime of a whole job before."""
-        found = noted(self.paths, task.chunk) if task.careful and reason.overran else None
+        found = last_begun(self.paths, task.chunk) if task.careful and reason.overran else None
         if found:
             self._give_up_for_time(found)
         else:
@@ -419,7 +420,7 @@ class _Loop:
         losses = self.losses[task.chunk]
         losses.append(worker)
         log.warning("chunk %d lost its worker %s (%d. time)", task.chunk, worker, len(losses))
-        found = noted(self.paths, task.chunk) if task.careful else None
+        found = last_begun(self.paths, task.chunk) if task.careful else None
         ending = self.pool.ending(worker) if found else None
         blamed: tuple[tuple[int, CaseError], ...] = ()
         if found and ending and ending.for_memory:
@@ -484,11 +485,6 @@ class _Loop:
             replace_json(
                 self.paths.progress_json, {**facts, "updated": time.time(), "run_id": self.run.run_id}
             )
-
-
-def noted(paths: RunPaths, chunk: int) -> dict[str, Any] | None:
-    """The case of a chunk that was in flight last, as a careful worker has noted it."""
-    return read_json(paths.careful(chunk)) or None
 
 
 def memory_error(evidence: str) -> CaseError:

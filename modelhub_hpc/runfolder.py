@@ -266,10 +266,10 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{token()}{PART}")
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, *parts: bytes) -> None:
     """Create a file that must not exist yet, and wait until it is on the disk."""
     with io.open(path, "xb") as stream:
-        stream.write(data)
+        stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
 

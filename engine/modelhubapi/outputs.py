@@ -3,7 +3,6 @@
 import array
 import base64
 import json
-import operator
 import os
 import sys
 
@@ -116,9 +115,9 @@ class LabelLists(object):
         data = packed.tostring() if PY2 else packed.tobytes()
         fields = {"probabilities": base64.b64encode(data).decode("ascii")}
         if self._sent.get(position) != labels:
-            json.dumps(labels)  # ValueError here for bytes that are no text, before anybody believes them sent
-            self._sent[position] = labels
-            fields["labels"] = labels
+            if not set(map(type, labels)).issubset(TEXT_TYPES) or not _is_plain(labels):
+                return None
+            self._sent[position] = fields["labels"] = labels
         return fields
 
 
@@ -126,11 +125,11 @@ def _labels_and_probabilities(value):
     if type(value) is not list or len(value) < _LONG or set(map(type, value)) != {dict} or set(map(len, value)) != {2}:
         return None
     try:
-        labels, probabilities = zip(*map(operator.itemgetter("label", "probability"), value))
+        labels, probabilities = [item["label"] for item in value], [item["probability"] for item in value]
     except KeyError:
         return None
     total = sum(probabilities) if set(map(type, probabilities)) == {float} else None
-    if total is None or total - total != 0 or not set(map(type, labels)).issubset(TEXT_TYPES):  # inf - inf is NaN
+    if total is None or total - total != 0:  # inf - inf is NaN
         return None
     return labels, probabilities
 

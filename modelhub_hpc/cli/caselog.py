@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from modelhub_hpc import run
+from modelhub_hpc.chunks import last_begun
 from modelhub_hpc.cli.logfiles import DRIVER, SESSION, LogFile, end_of, log_facts, log_files, show_logs
 from modelhub_hpc.cli.output import Voice, aligned, many_lines, one_line
 from modelhub_hpc.cli.results import result_facts
@@ -74,7 +74,7 @@ def _trace(paths: RunPaths, of: RunRequest, wanted: str) -> _Trace:
         return _Trace(case, row, note="pending: the cases are not cut into chunks yet")
     found = _result(paths, of, chunk, row)
     if isinstance(found, str):
-        noted = run.noted(paths, chunk.index) or {}
+        noted = last_begun(paths, chunk.index) or {}
         job = noted.get("job")
         trace = _Trace(case, row, chunk, note=found or _pending(row, noted), job=job)
     else:

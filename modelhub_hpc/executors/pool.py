@@ -43,6 +43,11 @@ class Pool:
     def expect(self, chunks: int) -> None:
         """So many chunks are not done yet."""
 
+    def prepare_others(self, fn: Callable[..., object], *args: object) -> None:
+        """Have fn called by all workers but one, which is about to get the only chunk that there is yet."""
+        for _ in range(self._workers - 1):
+            self.executor.submit(fn, *args)
+
     def let_go(self) -> bool:
         """Have workers end, now that nothing is left to do; False where that has to be waited for."""
         if self._hang_up is not None:

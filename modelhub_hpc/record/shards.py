@@ -85,7 +85,7 @@ class ShardWriter:
         self._part = self.final.with_name(f".{self.final.name}.{self.attempt}{PART}")
         self._arrays: ArrayStore | None = None
         self._tables = LabelTables()
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._indexes: set[int] = set()
         self._published = False
 
@@ -112,7 +112,7 @@ class ShardWriter:
                 check_storable(output.array)
             result = self._store(result, arrays)
             line = result.to_json(self._tables)
-        self._lines.append(line)
+        self._lines.append(f"{line}\n".encode("ascii"))
         self._indexes.add(result.index)
         return result
 
@@ -152,7 +152,7 @@ class ShardWriter:
         self.fault("before-close")
         arrays = self._finish_arrays()
         self.fault("after-close")
-        write_synced(self._part, self._content(arrays))
+        write_synced(self._part, *self._content(arrays))
         self.fault("before-link")
         if not self._link():
             return False
@@ -168,7 +168,7 @@ class ShardWriter:
         size, digest = self._arrays.finish()
         return {"file": self._arrays.path.name, "bytes": size, "sha256": digest}
 
-    def _content(self, arrays: dict[str, Any] | None) -> bytes:
+    def _content(self, arrays: dict[str, Any] | None) -> list[bytes]:
         header = dumps(
             {
                 "format": FORMAT,
@@ -182,9 +182,12 @@ class ShardWriter:
                 "arrays": arrays,
             }
         )
-        body = "".join(line + "\n" for line in (header, *self._lines)).encode("ascii")
-        last = dumps({"cases": len(self._lines), "sha256": hashlib.sha256(body).hexdigest()})
-        return body + last.encode("ascii") + b"\n"
+        lines = [f"{header}\n".encode("ascii"), *self._lines]  # never put together: they may be many megabytes
+        digest = hashlib.sha256()
+        for line in lines:
+            digest.update(line)
+        last = dumps({"cases": len(self._lines), "sha256": digest.hexdigest()})
+        return [*lines, f"{last}\n".encode("ascii")]
 
     def _link(self) -> bool:
         """First wins, unless what is there is damaged."""

@@ -499,7 +499,7 @@ def packed(value, lists=None, position=0):
 def test_labels_are_sent_once():
     lists = outputs.LabelLists()
     first = packed(labelled(100), lists)
-    assert first["labels"] == tuple(each["label"] for each in labelled(100))
+    assert first["labels"] == [each["label"] for each in labelled(100)]
     doubles = numpy.frombuffer(base64.b64decode(first["probabilities"]), "<f8")
     assert doubles.tolist() == [each["probability"] for each in labelled(100)]
     assert sorted(packed(labelled(100, 0.2), lists)) == ["probabilities"]
