@@ -81,6 +81,7 @@ bench: $(VENV)/.tests $(TEST_TOOLS) image
 	$(BIN)/python benchmarks/soak.py --cases 1000
 	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/service.py --model resnet50
 
 image: $(BUILD)/image.ready
 

@@ -44,7 +44,7 @@ def main() -> int:
         model = models.make(options.model, folder / "models")
         picture = (inputs.photos if options.model in ("squeezenet", "resnet50") else inputs.digits)(folder / "in", 1)[0]
         image = ways.image("apptainer")
-        setting = Setting(model, folder / "in", image, workers=1, threads=config.cores())
+        setting = Setting(model, folder / "in", image, workers=1, threads=options.threads)
         rounds = [measure(setting, picture, folder, options) for _ in range(options.repeats)]
     faster = [each["served"] / each["flask"] for each in rounds]
     slower = [each["one served"] / each["one bare"] for each in rounds]
@@ -63,6 +63,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Requests per second and latency, beside Flask's own server.")
     parser.add_argument("--model", choices=("null-png", "squeezenet", "resnet50", "sleep"), default="squeezenet")
+    parser.add_argument("--threads", type=int, default=1, help="of each process that has the model [%(default)s]")
     parser.add_argument("--sessions", type=int, default=config.cores(), help="of mh-hpc serve [%(default)s]")
     parser.add_argument("--requests", type=int, default=200, help="of all clients together, per round [%(default)s]")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, in which the ways take turns [%(default)s]")
@@ -161,7 +162,7 @@ def wait_for(port: int) -> None:
 @contextlib.contextmanager
 def our_server(setting: Setting, folder: Path, sessions: int) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "modelhub_hpc.cli", "serve", str(setting.model), "--sessions", str(sessions)]
-    command += ["--gpu", "off", "--json", "--jobs-folder", str(folder / "runs")]
+    command += ["--gpu", "off", "-c", str(setting.threads), "--json", "--jobs-folder", str(folder / "runs")]
     environment = {**setting.environment(), "PYTHONPATH": str(REPO)}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -179,7 +180,7 @@ def our_server(setting: Setting, folder: Path, sessions: int) -> Iterator[dict[s
 
 def bare(setting: Setting, picture: Path, count: int) -> float:
     """Median of the seconds of one request to a session, without a server around it."""
-    site = config.load({"workers": 1, "gpu": "off"})
+    site = config.load({"workers": 1, "threads": setting.threads, "gpu": "off"})
     model = contribution.read(setting.model)
     spec = SessionSpec.of(site, model, setting.image, "python3", roots=(picture.parent,))
     with Session(spec) as session:
