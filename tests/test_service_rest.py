@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -166,6 +168,17 @@ def test_several_inputs_by_name_and_arrays_that_can_be_fetched(many: Endpoint) -
         np.testing.assert_array_equal(file["both"], np.stack([first, second]))
         assert file["both"].attrs["type"] == b"float64"
     assert many.get(both["prediction"], headers={}).status_code == 401
+
+
+def test_arrays_that_nobody_fetches_are_removed(many: Endpoint) -> None:
+    files = {key: ("a.npy", npy(np.ones((2, 2)))) for key in ("first", "second")}
+    address = strict(many.post("/models/pair/api/predict", files=files))["output"][1]["prediction"]
+    (file,) = (many.log.parent / "scratch").glob(f"mh-hpc-serve*/outputs/pair/{address.rpartition('/')[2]}")
+    os.utime(file, (0, 0))
+    deadline = time.monotonic() + 30
+    while many.get(address).status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert many.get(address).status_code == 404 and not file.exists()
 
 
 def test_an_input_that_lacks_is_named(many: Endpoint) -> None:

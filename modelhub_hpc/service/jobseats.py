@@ -30,15 +30,16 @@ _LOSSES = 2  # workers that one case may lose
 class SlurmSeats:
     """The jobs of one model; there is one for each seat that is taken, and none when none is."""
 
-    def __init__(self, run: RunRequest, paths: RunPaths, queue_s: float) -> None:
-        """queue_s: which a request waits for a job to start. For the main thread.
+    def __init__(self, run: RunRequest, paths: RunPaths, queue_s: float, stopping: threading.Event) -> None:
+        """queue_s: which a request waits for a job to start; stopping: the server is. For the main thread.
 
         Raises UsageError or UnfitError where SLURM can have no such jobs.
         """
         slurm.refuse(paths.root, "slurm")
         slurm.judge(run.site)
         executors.worker_script(run)  # refuses what a worker's job lacks
-        self._run, self._paths, self.queue_s = run, paths, queue_s
+        self._run, self._paths = run, paths
+        self.queue_s, self.stopping = queue_s, stopping
         paths.create()
         publish_json(paths.run_json, run.to_json())
         self._lock = threading.Lock()
@@ -47,7 +48,7 @@ class SlurmSeats:
         self._pool: Pool | None = None
         self._seats = 0
 
-    def take(self) -> JobSeat:
+    def take(self, _number: int) -> JobSeat:
         with self._lock:
             if self._pool is None:
                 opening = executors.open_pool(self._run, self._paths)
@@ -102,6 +103,9 @@ class JobSeat:
                 trouble = self._pool.trouble()
                 if trouble is not None:
                     raise trouble from None
+                if self._seats.stopping.is_set() and not self._pool.ready():
+                    future.cancel()
+                    raise Refused(503, "The server is being stopped.", AGAIN_S) from None
                 if not self._pool.ready() and time.monotonic() > deadline:
                     future.cancel()
                     # the job stays in the queue: the next request may find it running

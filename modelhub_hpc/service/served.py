@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +24,14 @@ from modelhub_hpc.service import jobseats, rest
 from modelhub_hpc.service.jobs import Jobs
 from modelhub_hpc.service.sessions import LocalSeat, Queue, Seat, SessionPool, Sweeper
 from modelhub_hpc.service.settings import ServiceSettings
+from modelhub_hpc.workplace import HERE
 
 log = logging.getLogger(__name__)
 
 _KIND = "mh-hpc-serve"
+_slot = threading.Lock()
 KEEP_S = 3600.0  # an array that nobody has fetched by then
+KEEP_BYTES = 8 * 2**30  # of a model's arrays; the oldest go
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class Service:
         self.settings = settings
         queue = Queue(settings.max_waiting + settings.sessions * len(models))
         engine = tree_digest(resources.folder("engine"))
-        self.models = {name: _serve(name, model, settings, queue, engine) for name, model in models.items()}
+        self.stopping = threading.Event()
+        terms = (settings, queue, engine, self.stopping)
+        self.models = {name: _serve(name, model, *terms) for name, model in models.items()}
         contributions = {name: model.contribution for name, model in self.models.items()}
         self.jobs = Jobs(settings.jobs, settings.jobs_site, contributions, settings.roots)
         self._sweeper = Sweeper(self._sweep)
@@ -64,10 +70,17 @@ class Service:
     def _sweep(self) -> None:
         for model in self.models.values():
             model.sessions.end_idle()
-            for path in model.outputs.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > KEEP_S:
-                        path.unlink()
+            _forget_old(model.outputs)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep what is new, and no more of it than there is room for."""
+    kept = 0
+    found = [(path.stat(), path) for path in folder.iterdir()]
+    for info, path in sorted(found, key=lambda each: -each[0].st_mtime):
+        kept += info.st_size
+        if kept > KEEP_BYTES or time.time() - info.st_mtime > KEEP_S:
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -113,7 +126,12 @@ def _can_run(model: Contribution, site: SiteConfig) -> bool:
 
 
 def _serve(
-    name: str, model: Contribution, settings: ServiceSettings, queue: Queue, engine: str
+    name: str,
+    model: Contribution,
+    settings: ServiceSettings,
+    queue: Queue,
+    engine: str,
+    stopping: threading.Event,
 ) -> ServedModel:
     needs.check(model, settings.site)
     requests, outputs = (settings.folder / kind / name for kind in ("requests", "outputs"))
@@ -121,17 +139,26 @@ def _serve(
         folder.mkdir(parents=True, mode=0o700)
     samples = model.contrib_src / "sample_data"
     run = _run(model, settings, engine, (requests, samples) if samples.is_dir() else (requests,))
-    seats = _seats(run, settings.folder / "workers" / name, settings.queue_s)
+    seats = _seats(run, settings.folder / "workers" / name, settings.queue_s, stopping)
     sessions = SessionPool(seats, settings.sessions, queue, settings.idle_s)
     return ServedModel(name, model, sessions, rest.handler(model, sessions, requests, outputs, settings), outputs)
 
 
-def _seats(run: RunRequest, folder: Path, queue_s: float) -> Callable[[], Seat]:
+def _seats(
+    run: RunRequest, folder: Path, queue_s: float, stopping: threading.Event
+) -> Callable[[int], Seat]:
     """What makes a place for a session of the run: here, or in a job."""
     if run.site.executor != "slurm":
-        return lambda: LocalSeat(Predictor(run, None))
+        return lambda number: LocalSeat(_predictor(run, number))
     folder.parent.mkdir(mode=0o700, exist_ok=True)
-    return jobseats.SlurmSeats(run, RunPaths(folder), queue_s).take
+    return jobseats.SlurmSeats(run, RunPaths(folder), queue_s, stopping).take
+
+
+def _predictor(run: RunRequest, number: int) -> Predictor:
+    """One of several of this process; each has its own share of the GPUs."""
+    with _slot:
+        HERE.slot = number
+        return Predictor(run, None)
 
 
 def _run(model: Contribution, settings: ServiceSettings, engine: str, roots: tuple[Path, ...]) -> RunRequest:

@@ -134,6 +134,7 @@ class Server:
     def stop(self) -> None:
         """Have it end, from any thread."""
         self._stop_by = time.monotonic() + DRAIN_S
+        self._service.stopping.set()
         self._service.jobs.closing.set()  # or streams of events would go on
         self._server.pull_trigger()
 

@@ -70,8 +70,9 @@ class Facts:
 
 @dataclass
 class _Chair:
-    """A seat, once somebody has needed it."""
+    """A seat, once somebody has needed it. number: among those of its model."""
 
+    number: int
     seat: Seat | None = None
     used: float = field(default_factory=time.monotonic)
 
@@ -96,13 +97,14 @@ class Queue:
 class SessionPool:
     """The sessions of one model. predict() may be called by any number of threads."""
 
-    def __init__(self, make: Callable[[], Seat], sessions: int, queue: Queue, idle_s: float) -> None:
+    def __init__(self, make: Callable[[int], Seat], sessions: int, queue: Queue, idle_s: float) -> None:
+        """make: a seat, by its number among the model's."""
         self.facts = Facts()
         self._make = make
         self._queue = queue
         self._idle_s = idle_s
         self._numbers = itertools.count()
-        self._free = [_Chair() for _ in range(sessions)]
+        self._free = [_Chair(number) for number in range(sessions)]
         self._all = list(self._free)
         self._waiting = 0
         self._rests_until = 0.0
@@ -165,7 +167,7 @@ class SessionPool:
         try:
             if chair.seat is None:
                 self._rest()
-                chair.seat = self._make()
+                chair.seat = self._make(chair.number)
             return chair.seat.predict(case)
         except ModelHubError as error:
             self._end(chair)  # whatever it was, the next request begins anew
