@@ -1,7 +1,5 @@
 """`python -m modelhub_hpc.cli` is `mh-hpc`."""
 
-import sys
+from modelhub_hpc.cli import run_program
 
-from modelhub_hpc.cli import main
-
-sys.exit(main())
+run_program()

@@ -6,6 +6,8 @@ Exit codes: 0 all done, 2 usage, 3 finished with failed cases, 4 invalid model, 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import logging
 import os
@@ -14,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -250,6 +252,16 @@ def completion(shell: str) -> int:
 
 def _command() -> str:
     return shlex.join(["mh-hpc", *sys.argv[1:]])
+
+
+def run_program() -> NoReturn:
+    """`mh-hpc` as a program of its own, which ends without taking apart what it has loaded: that takes a while."""
+    code = main()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # of a reader that is gone; what else could go wrong, main() has met
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
