@@ -471,6 +471,64 @@ def test_a_server_that_was_killed_finds_its_jobs_again(tmp_path: Path) -> None:
         assert owners == [2, 2]  # who has written it down and one driver
 
 
+def test_a_server_that_is_killed_while_it_receives_jobs_begins_each_once(tmp_path: Path) -> None:
+    ids: dict[int, set[str]] = {number: set() for number in range(8)}
+
+    def send(server: Endpoint) -> None:
+        """All of them, as a client does that repeats what was not answered."""
+        for number in ids:
+            headers = {**server.headers, "Idempotency-Key": f"number-{number}"}
+            files = {"inputs": (f"{number}.npy", obey(f"OK {number}"))}
+            try:
+                reply = server.post("/jobs", data={"model": "obedient"}, files=files, headers=headers)
+            except requests.ConnectionError:
+                return
+            assert reply.status_code in (200, 201), reply.text
+            ids[number].add(reply.json()["id"])
+
+    for begun in (2, 5):
+        with serving(tmp_path, OBEDIENT, MH_HPC_WORKERS="1") as server, ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(send, server)
+            assert eventually(lambda: sum(map(bool, ids.values())) >= begun, LIMIT_S)
+            server.process.kill()
+            sending.result()
+    with serving(tmp_path, OBEDIENT, MH_HPC_WORKERS="1") as server:
+        client = Client(server, tmp_path, tmp_path / "runs")
+        send(server)
+        assert {len(found) for found in ids.values()} == {1}
+        for number, (job_id,) in ids.items():
+            assert eventually(lambda: client.state(job_id) == "succeeded", LIMIT_S), client.job(job_id)
+            (result,) = client.results(client.job(job_id))
+            assert result["outputs"][0]["prediction"] == [float(number), 2.0 * number]
+        assert {path.name for path in client.runs.iterdir()} == {job_id for (job_id,) in ids.values()}
+
+
+DIES_AS_IT_HAS_WRITTEN_A_JOB_DOWN = """
+import os, sys
+from pathlib import Path
+from modelhub_hpc import contribution, owner
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.service.jobs import Jobs, NewJob
+owner.Owner.release = lambda self: os._exit(9)
+model, inputs, runs = sys.argv[1:]
+jobs = Jobs(Path(runs), SiteConfig(runtime="host"), {"obedient": contribution.read(Path(model))}, [Path(inputs)])
+jobs.begin(NewJob("obedient", (inputs,)), "key")
+"""
+
+
+def test_a_job_whose_server_died_as_it_had_written_it_down_is_driven_by_the_next(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.npy").write_bytes(obey("OK 1"))
+    dies = [sys.executable, "-c", DIES_AS_IT_HAS_WRITTEN_A_JOB_DOWN, OBEDIENT, data, tmp_path / "runs"]
+    assert subprocess.run(dies).returncode == 9
+    (job_id,) = (path.name for path in (tmp_path / "runs").iterdir())
+    with serving(tmp_path, OBEDIENT, MH_HPC_WORKERS="1") as server:
+        client = Client(server, data, tmp_path / "runs")
+        assert eventually(lambda: client.state(job_id) in OVER, LIMIT_S)
+        assert client.state(job_id) == "succeeded"
+
+
 def test_a_server_that_is_stopped_ends_streams_and_leaves_drivers_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

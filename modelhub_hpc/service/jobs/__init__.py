@@ -278,12 +278,14 @@ class Jobs:
 
     def _take_up_one(self, paths: RunPaths) -> None:
         begun = request.read(paths)
+        on_slurm = config.on_slurm(begun.site)
         holder = owner.holder(paths.private)
-        if holder is not None and holder.alive and not config.on_slurm(begun.site):
-            self._turns.adopt(paths.root.name, holder.record)
-        untouched = not (paths.progress_json.exists() or cancel_path(paths).exists())
-        if holder is None and untouched and not (config.on_slurm(begun.site) and paths.order_json.exists()):
-            self._start(paths, begun)
+        if holder is not None and holder.alive is not False:  # a dead one may be the server that wrote the run down
+            if holder.alive and not on_slurm:
+                self._turns.adopt(paths.root.name, holder.record)
+        elif not (paths.progress_json.exists() or cancel_path(paths).exists()):
+            if not (on_slurm and paths.order_json.exists()):
+                self._start(paths, begun)
 
     def _left(self, prefix: str) -> Iterator[Path]:
         try:
