@@ -101,6 +101,27 @@ def test_what_the_model_raises_is_its_answer(server: Endpoint) -> None:
     assert "Traceback" not in raised.text and "/" not in raised.json()["error"]
 
 
+def test_a_crowd_is_answered_or_told_to_come_back(server: Endpoint) -> None:
+    answers = dict[int, requests.Response]()
+
+    def ask(number: int) -> None:
+        answers[number] = order(server, f"OK {number}")
+
+    for thread in meanwhile(150, ask):
+        thread.join()
+    assert len(answers) == 150 and {each.status_code for each in answers.values()} <= {200, 429}
+    for number, answer in answers.items():
+        assert answer.status_code == 429 or value(answer) == number
+    assert value(order(server, "OK 5")) == 5
+
+
+def test_a_model_that_hangs_is_given_up_after_its_time(tmp_path: Path) -> None:
+    with serving(tmp_path, OBEDIENT, "--case-timeout", "1") as server:
+        assert order(server, "HANG").status_code == 504
+        assert order(server, "GILHANG").status_code == 504
+        assert value(order(server, "OK 1")) == 1
+
+
 def test_a_model_that_eats_memory_is_ended(server: Endpoint) -> None:
     assert "600 MiB" in order(server, "LEAK").json()["error"]
     assert value(order(server, "OK 4")) == 4
