@@ -245,6 +245,13 @@ def test_a_socket_file_and_a_token_of_ones_own(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+def test_what_the_network_can_see_is_said(tmp_path: Path) -> None:
+    with serving(tmp_path, MEAN, "--bind", "0.0.0.0") as server:
+        assert server.get("/api/get_config", headers={}).status_code == 401
+        assert server.get("/api/get_config").status_code == 200
+        assert "NOT ENCRYPTED" in server.log.read_text()
+
+
 def test_it_says_where_it_is_and_how_to_get_there(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "modelhub_hpc.cli", "serve", str(MEAN), "--runtime", "host"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

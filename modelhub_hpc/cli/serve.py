@@ -117,15 +117,20 @@ def serve(
 
 def _token(file: Path | None, no_auth: bool, bind: str) -> str | None:
     from modelhub_hpc.service.guard import new_token, read_token
-    from modelhub_hpc.service.settings import LOOPBACK
 
     if not no_auth:
         return read_token(file) if file else new_token()
     if file:
         raise UsageError("--no-auth and --token-file exclude each other.")
-    if bind not in LOOPBACK and not bind.startswith("unix:"):
+    if not (_is_loopback(bind) or bind.startswith("unix:")):
         raise UsageError(f"--no-auth would let in everybody who reaches {bind}. It is for 127.0.0.1 only.")
     return None
+
+
+def _is_loopback(bind: str) -> bool:
+    from modelhub_hpc.service.settings import LOOPBACK
+
+    return bind in LOOPBACK
 
 
 def _settings(
@@ -162,6 +167,8 @@ def _tell(settings: ServiceSettings, bind: str, address: Any, models: list[str],
     logging.getLogger("modelhub_hpc.service.access").setLevel(logging.INFO)
     if settings.token is None:
         voice.warn("NO TOKEN IS ASKED: every user of this machine can use these models and read what they answer.")
+    if not (_is_loopback(bind) or bind.startswith("unix:")):
+        voice.warn("THE CONNECTION IS NOT ENCRYPTED: who sees this network's traffic sees the token and the inputs.")
     facts = _facts(settings, bind, address, models)
     if voice.json:
         voice.answer(facts)
