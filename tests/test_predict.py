@@ -116,7 +116,8 @@ def test_the_case_that_ends_a_batch_is_found(command: Write, tmp_path: Path, tog
     assert kinds == {"c": "crash", "g": "model"}
     assert {name for name, result in results.items() if result.attempts != 1} == {"c"}
     alone = [each == [7, 14] for each in answers(results)]
-    assert alone == [True, True, False, True, True, True, False, False, False]  # beside c, beside g, and h and i together
+    # those beside c, then those beside g; h and i were together
+    assert alone == [True, True, False, True, True, True, False, False, False]
 
 
 def test_requests_and_answers_larger_than_a_pipe_pass_each_other(

@@ -43,7 +43,9 @@ def test_the_digits_of_a_fraction_are_no_whole_number() -> None:
     assert strictjson._LONG_NUMBER.search(b"[-1234567890123456789012]")
 
 
-@pytest.mark.parametrize("text", [b"NaN", b"-Infinity", b"1e999", b"-1e999", b"[1,]", b"", b"\xff", b"1" + b"0" * 400 + b".0"])
+@pytest.mark.parametrize(
+    "text", [b"NaN", b"-Infinity", b"1e999", b"-1e999", b"[1,]", b"", b"\xff", b"1" + b"0" * 400 + b".0"]
+)
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):
         strictjson.loads(text)

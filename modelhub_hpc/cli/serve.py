@@ -73,7 +73,7 @@ _UPLOAD_MB = 512
     help="Where models run: here (default), or in SLURM jobs that begin and end as they are needed.",
 )
 @click.option(
-    "--queue", "queue_s", type=float, default=120.0, metavar="SECONDS",
+    "--job-wait", "queue_s", type=float, default=120.0, metavar="SECONDS",
     help="A request waits for a job of SLURM to start. Default 120.",
 )
 @json_option

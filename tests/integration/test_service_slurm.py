@@ -45,7 +45,7 @@ def jobs(cluster: Cluster) -> list[str]:
 def test_a_request_waits_for_its_job_no_longer_than_people_do(cluster: Cluster, tmp_path: Path) -> None:
     """The job stays in the queue meanwhile."""
     variables = {**cluster.environment(), "MH_HPC_POLL_S": "1"}
-    words = (OBEDIENT, "--backend", "slurm", "--time", "10", "--sbatch-arg=--begin=now+1hour", "--queue", "2")
+    words = (OBEDIENT, "--backend", "slurm", "--time", "10", "--sbatch-arg=--begin=now+1hour", "--job-wait", "2")
     with serving(tmp_path, *words, **variables) as server:
         refused = order(server, "OK 1", "/api/predict")
         assert refused.status_code == 503 and "queue" in refused.json()["error"] and "Retry-After" in refused.headers
