@@ -98,7 +98,8 @@ class LabelLists(object):
     """Packs long lists of {"label", "probability"}: to write a thousand labels out for every case takes a while."""
 
     def __init__(self):
-        self._sent = {}  # by position of the output: the labels that the host knows
+        self._known = {}  # by position of the output: the labels that the host has
+        self._packed = {}  # those that it will have, once the answer is sent
 
     def pack(self, position, output):
         """Return fields for the wire: the probabilities as packed doubles, the labels where they are not known yet.
@@ -114,11 +115,19 @@ class LabelLists(object):
             packed.byteswap()
         data = packed.tostring() if PY2 else packed.tobytes()
         fields = {"probabilities": base64.b64encode(data).decode("ascii")}
-        if self._sent.get(position) != labels:
+        if self._known.get(position) != labels:
             if not set(map(type, labels)).issubset(TEXT_TYPES) or not _is_plain(labels):
                 return None
-            self._sent[position] = fields["labels"] = labels
+            self._packed[position] = fields["labels"] = labels
         return fields
+
+    def forget_packed(self):
+        """Begin another answer: what was packed since the last one that was sent, the host has never seen."""
+        self._packed = {}
+
+    def note_sent(self):
+        """Take note that the answer reaches the host."""
+        self._known.update(self._packed)
 
 
 def _labels_and_probabilities(value):

@@ -165,11 +165,13 @@ class Service(object):
         except BaseException as error:  # code of the model's own types runs here too
             self._wire.leave_if_forked()
             return _failed(request, error)
+        self._label_lists.note_sent()
         lead = {"type": "done", "id": request["id"], "seconds": round(seconds, 6), "batch": batch, "notes": notes}
         return _with(lead, "outputs", "[%s]" % ", ".join(described))
 
     def _describe(self, named, output_dir):
         """Save the arrays; return (the outputs as JSON texts, notes on what had to be changed)."""
+        self._label_lists.forget_packed()
         notes = []
         described = []
         for index, output in enumerate(named):

@@ -91,11 +91,12 @@ def strict(line):
 
 @pytest.fixture
 def start(engine, contribution, tmp_path):
-    """Return a function that starts a contribution's service and reads its first message into `first`."""
+    """Return a function that starts the service of a contribution, by name or folder, and reads `first` of it."""
     started = []
 
     def run(name="mischief", **environment):
-        service = Service(engine, contribution(name), str(tmp_path / "scratch"), **environment)
+        folder = name if os.path.isabs(name) else contribution(name)
+        service = Service(engine, folder, str(tmp_path / "scratch"), **environment)
         started.append(service)
         service.first = service.read()
         return service
@@ -502,10 +503,27 @@ def test_labels_are_sent_once():
     assert first["labels"] == [each["label"] for each in labelled(100)]
     doubles = numpy.frombuffer(base64.b64decode(first["probabilities"]), "<f8")
     assert doubles.tolist() == [each["probability"] for each in labelled(100)]
+    lists.note_sent()
     assert sorted(packed(labelled(100, 0.2), lists)) == ["probabilities"]
     assert sorted(packed(labelled(100), lists, position=1)) == ["labels", "probabilities"]
     assert sorted(packed(labelled(101), lists)) == ["labels", "probabilities"]
+    lists.note_sent()
     assert sorted(packed(labelled(101), lists)) == ["probabilities"]
+
+
+def test_labels_of_an_answer_that_was_never_sent_are_sent_with_the_next(start, edit_config, contribution):
+    """The second output of the first case cannot be passed on, so that its first is not either."""
+    folder = contribution("together")
+    edit_config(folder, lambda config: config["model"]["io"].update(
+        output=[{"name": "labels", "type": "label_list"}, {"name": "more", "type": "custom"}]))
+    with open(os.path.join(folder, "inference.py"), "w") as stream:
+        stream.write("class Model(object):\n    def infer(self, input):\n"
+                     "        labels = [{'label': str(n), 'probability': n / 7.0} for n in range(100)]\n"
+                     "        return [labels, object() if input == 'bad' else 1]\n")
+    service = start(folder)
+    answers = [service.answer(name) for name in ("bad", "good", "better")]
+    assert [answer["type"] for answer in answers] == ["failed", "done", "done"]
+    assert ["labels" in answer["outputs"][0] for answer in answers[1:]] == [True, False]
 
 
 class Label(dict):
