@@ -39,9 +39,12 @@ class Batches:
         """The model takes one case at a time."""
         self.size, self._growing = 1, False
 
-    def took(self, asked: int, batch: int, seconds: float) -> None:
-        """One case was asked for with `asked` cases and computed with `batch`; seconds: its share of their time."""
-        if not self._growing or asked != self.size:
+    def took(self, asked: int, batch: int, seconds: float | None) -> None:
+        """One case was asked for with `asked` cases and computed with `batch`.
+
+        seconds: its share of their time; None for one that failed, which tells nothing.
+        """
+        if not self._growing or asked != self.size or seconds is None:
             return
         if batch < asked:  # too much for the model, which took one after the other
             self.size, self._growing = max(1, self.size // 2), False

@@ -96,7 +96,7 @@ class Predictor:
             session = self._warm()
             for reply in session.predict(self._requests(waiting, flying, refused), self._batches.sizes()):
                 row, started = flying.pop(reply.id)
-                self._batches.took(reply.asked, reply.batch, reply.seconds)
+                self._batches.took(reply.asked, reply.batch, None if reply.error else reply.seconds)
                 yield self._result(row, reply, started, attempts=1)
                 while refused:
                     yield refused.popleft(), {}

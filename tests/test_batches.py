@@ -58,6 +58,16 @@ def test_answers_to_what_was_asked_before_do_not_count() -> None:
     assert batches.size == 2
 
 
+def test_cases_that_failed_tell_nothing() -> None:
+    batches = Batches("auto")
+    for seconds in (None, 1.0, None, 1.0):
+        batches.took(1, 1, seconds)
+    assert batches.size == 2
+    for _ in range(4):
+        batches.took(2, 2, 0.5)
+    assert batches.size == 4
+
+
 def test_after_a_crash_they_come_one_by_one() -> None:
     batches = Batches("8")
     sizes = batches.sizes()
