@@ -95,11 +95,12 @@ def _make(copy: Path, image: Image) -> None:
 def _copied(image: Image, part: Path) -> str:
     """Copy the file; sha256 of what was read."""
     digest = hashlib.sha256()
-    with open(image.path, "rb", buffering=0) as source, open(part, "xb", buffering=0) as target:
+    with open(image.path, "rb", buffering=0) as source, open(part, "xb") as target:
         os.fchmod(target.fileno(), 0o400)
         while block := source.read(_BLOCK):
             digest.update(block)
-            target.write(block)
+            target.write(block)  # all of it, or an error: a raw file may take less where the disk ends
+        target.flush()
         os.fsync(target.fileno())  # what a crash of the machine has taken from it nobody would read again
     return digest.hexdigest()
 
