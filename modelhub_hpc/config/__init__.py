@@ -153,21 +153,23 @@ def known(name: str, where: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not os.path.exists(path):  # which raises nothing
-        return {}
-    import yaml  # here, since every command comes by and most find no file
-
     try:
         if not path.is_file():
             return {}
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    import yaml  # here, since every command comes by and most find no file
+
+    try:
         # every value as it is written: YAML would read 4:00:00 as a number in base 60
-        data = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     except RecursionError:
         raise UsageError(f"{path} is not valid YAML: it is nested too deeply") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if not data:
         return {}
     if not isinstance(data, dict):
