@@ -83,7 +83,8 @@ class SlurmPool(Pool):
 def slurm_pool(run: RunRequest, paths: RunPaths, folder: Path) -> Iterator[Pool]:
     """Workers in SLURM jobs, fed from here. The process works in the run folder, as its jobs do.
 
-    folder: for certificates; nobody without them can talk to the scheduler or a worker.
+    folder: for certificates; nobody without them can talk to the scheduler or a worker. They are read while this is
+    opened, by names from the run folder on, since dask takes a name with a line break for a certificate.
     Raises UsageError or UnfitError where SLURM cannot be asked for such workers.
     """
     import dask
@@ -94,17 +95,16 @@ def slurm_pool(run: RunRequest, paths: RunPaths, folder: Path) -> Iterator[Pool]
     host = network.address_of(interface) if interface else network.address_towards(slurm.cluster().controller)
     os.chdir(paths.root)
     _make_certificate(folder)
-    ours = security(paths.root / TLS)  # wherever this process will work: a server has several of these
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it reaches the run loop
     options = {"host": host, "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     with dask.config.set({**DASK, "temporary-directory": str(folder)}), contextlib.ExitStack() as stack:
         cluster = stack.enter_context(
             jobqueue().SLURMCluster(
-                security=ours, scheduler_options=options, silence_logs=logging.CRITICAL, **settings
+                security=security(), scheduler_options=options, silence_logs=logging.CRITICAL, **settings
             )
         )
         client = stack.enter_context(
-            Client(cluster, security=ours, timeout=_CLOSE_S)  # type: ignore[no-untyped-call]
+            Client(cluster, security=security(), timeout=_CLOSE_S)  # type: ignore[no-untyped-call]
         )
         supervisor = Supervisor(run.site, run.run_id, _hands(run, paths, cluster, client), _next_number(paths))
         cluster.scheduler.add_plugin(_roll_call(supervisor), name="roll-call")

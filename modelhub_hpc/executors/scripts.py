@@ -19,13 +19,13 @@ DEATH_S = 120.0
 _SECTION = "mh-hpc"  # of the configuration of dask-jobqueue
 
 
-def security(folder: Path = TLS) -> Any:
+def security() -> Any:
     """The certificate and key of this run's driver and workers, by their files."""
     from distributed.security import Security
 
-    names = {"tls_ca_file": folder / "cert.pem"}
+    names = {"tls_ca_file": TLS / "cert.pem"}
     for role in ("client", "scheduler", "worker"):
-        names |= {f"tls_{role}_cert": folder / "cert.pem", f"tls_{role}_key": folder / "key.pem"}
+        names |= {f"tls_{role}_cert": TLS / "cert.pem", f"tls_{role}_key": TLS / "key.pem"}
     return Security(require_encryption=True, **{name: str(path) for name, path in names.items()})  # type: ignore
 
 

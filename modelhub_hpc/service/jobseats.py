@@ -25,6 +25,7 @@ from modelhub_hpc.workplace import HandedBack
 AGAIN_S = 30
 _LOOK_S = 0.5
 _LOSSES = 2  # workers that one case may lose
+_OPENING = threading.Lock()  # of one pool at a time: this process works in its folder meanwhile
 
 
 class SlurmSeats:
@@ -52,7 +53,8 @@ class SlurmSeats:
         with self._lock:
             if self._pool is None:
                 opening = executors.open_pool(self._run, self._paths)
-                self._pool = self._context.run(self._stack.enter_context, opening)
+                with _OPENING:
+                    self._pool = self._context.run(self._stack.enter_context, opening)
             self._seats += 1
             self._pool.expect(self._seats)
             return JobSeat(self, self._pool, str(self._paths.root))
