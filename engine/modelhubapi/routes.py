@@ -11,7 +11,7 @@ from modelhublib.errors import as_text, error_line
 
 from .restapi import MEGABYTE, RequestError
 
-FORM_PARTS = 16  # a prediction needs one for each input
+_FORM_PARTS = 16  # a prediction needs one for each input
 _BLOCK = 65536
 
 
@@ -19,7 +19,7 @@ def make_app(rest):
     """Return a Flask application with the routes of a RequestHandler under /api."""
     app = flask.Flask("modelhubapi", static_folder=None)
     app.request_class = _bounded_request()
-    app.config.update(MAX_CONTENT_LENGTH=rest.max_upload_bytes, MAXFORM_PARTS=FORM_PARTS,
+    app.config.update(MAX_CONTENT_LENGTH=rest.max_upload_bytes, MAX_FORM_PARTS=_FORM_PARTS,
                       MAX_FORM_MEMORY_SIZE=MEGABYTE, PROPAGATE_EXCEPTIONS=False)
     app.register_blueprint(make_blueprint(rest, "api"), url_prefix="/api")
     for status in (400, 403, 411, 413, 500):
@@ -111,7 +111,7 @@ def _bounded_request():
     if isinstance(getattr(flask.Request, "max_form_parts", None), property):
         return flask.Request
     return type("BoundedRequest", (flask.Request,),
-                {"max_form_parts": FORM_PARTS, "max_form_memory_size": MEGABYTE})
+                {"max_form_parts": _FORM_PARTS, "max_form_memory_size": MEGABYTE})
 
 
 def _refuse_dangerous_requests(rest):

@@ -286,6 +286,14 @@ def test_an_upload_over_the_limit(serve):
     assert "larger than the limit" in strict(post(rest, b"x" * 20000, "x.png"), 413)["error"]
 
 
+@pytest.mark.skipif(not hasattr(flask.Request, "max_form_parts"), reason="this Flask cannot count parts")
+def test_a_form_of_many_parts_is_refused(pictures):
+    def status(fields):
+        parts = dict(("field %d" % number, "x") for number in range(fields))
+        return pictures.client.post("/api/predict", data=dict(parts, file=(io.BytesIO(png()), "x.png"))).status_code
+    assert [status(15), status(16)] == [200, 413]
+
+
 def test_a_body_of_unknown_length_is_refused(pictures):
     response = pictures.client.post("/api/predict", input_stream=io.BytesIO(b"x" * 100),
                                     headers={"Transfer-Encoding": "chunked"})
