@@ -373,6 +373,20 @@ def test_labels_are_written_once_and_come_back_with_every_case(paths):
     assert text.count("class 999") == text.count("other 59") == 1
 
 
+def test_labels_that_each_case_has_in_another_order_stand_in_its_line(paths):
+    """As of models that give the most probable first: the head, which much is read of, stays short."""
+    orders = [tuple(f"class {(n + index) % 100}" for n in range(100)) for index in range(30)]
+    with ShardWriter(paths, RUN, PLAN, 1) as shard:
+        for index, labels in enumerate(orders, 1):
+            value = LabelList(labels, tuple(n / 7 for n in range(100)))
+            outputs = (Output("probabilities", "label_list", "", (100,), value),)
+            shard.add(CaseResult(f"case-{index}", index, "done", outputs, 0.5, 1, None, (), "host", 1.0))
+        assert shard.publish()
+    found = read_shard(paths.shard(1), RUN, PLAN).results
+    assert [tuple(each["label"] for each in result.outputs[0].prediction) for result in found] == orders
+    assert len(json.loads(paths.shard(1).read_text().splitlines()[0])["tables"]) == 8
+
+
 def test_a_shard_of_the_form_before_can_be_read(paths):
     """Its label lists are written out in every line."""
     labels = [{"label": "yes", "probability": 0.25}, {"label": "no", "probability": 0.75}]

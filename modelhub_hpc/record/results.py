@@ -11,6 +11,9 @@ from modelhub_hpc import strictjson
 from modelhub_hpc.runfolder import Json, dumps
 
 
+_MOST_TABLES = 8
+
+
 class FailureKind(str, enum.Enum):
     """Why a case failed."""
 
@@ -70,18 +73,21 @@ class Output:
 
 
 class LabelTables:
-    """The labels that stand in the head of a shard, so that its lines hold numbers only."""
+    """The labels that stand in the head of a shard, so that its lines hold numbers only.
+
+    There are a few at most: a model that sorts its labels has others for each case, and they stand in its line.
+    """
 
     def __init__(self, tables: Iterable[Iterable[str]] = ()) -> None:
         self.tables = [tuple(table) for table in tables]
         self._numbers = {table: number for number, table in enumerate(self.tables)}
 
-    def number(self, labels: tuple[str, ...]) -> int:
-        """Of the table with these labels, which becomes one."""
-        if labels not in self._numbers:
+    def number(self, labels: tuple[str, ...]) -> int | None:
+        """Of the table with these labels, which becomes one; None where there are enough without it."""
+        if labels not in self._numbers and len(self.tables) < _MOST_TABLES:
             self._numbers[labels] = len(self.tables)
             self.tables.append(labels)
-        return self._numbers[labels]
+        return self._numbers.get(labels)
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,11 @@ class CaseResult:
 
 def _output_json(output: Output, tables: LabelTables) -> str:
     fields = {name: value for name, value in vars(output).items() if name != "value"}
-    if isinstance(output.value, LabelList):
-        fields["table"] = tables.number(output.value.labels)
-        name, long = "probabilities", strictjson.dumps(output.value.probabilities)
-    else:
-        name, long = "prediction", strictjson.dumps(output.value)
-    return f'{dumps(fields)[:-1]}, "{name}": {long}}}'
+    table = tables.number(output.value.labels) if isinstance(output.value, LabelList) else None
+    if isinstance(output.value, LabelList) and table is not None:
+        fields["table"] = table
+        return f'{dumps(fields)[:-1]}, "probabilities": {strictjson.dumps(output.value.probabilities)}}}'
+    return f'{dumps(fields)[:-1]}, "prediction": {strictjson.dumps(output.prediction)}}}'
 
 
 def _output(fields: dict[str, Any], tables: LabelTables) -> Output:
