@@ -273,13 +273,13 @@ class Session:
         # the engine makes the folder if there are arrays: most cases have none
         folders = [f"output/{next(self._requests)}" for _ in batch]
         inside = [(request, self._inside(folder)) for request, folder in zip(batch, folders)]
-        self._write(wire.predict_line(inside))
+        self._write(wire.predict_line(inside), len(batch) * self.spec.case_timeout_s)
         return [_Sent(request, self.scratch / folder, len(batch)) for request, folder in zip(batch, folders)]
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, within_s: float) -> None:
         """Write a message, taking in answers where the pipe is full: both sides might wait for the other to read."""
         assert self._kept is not None and self._kept.process.stdin is not None
-        stdin, rest, deadline = self._kept.process.stdin.fileno(), data, time.monotonic() + self.spec.case_timeout_s
+        stdin, rest, deadline = self._kept.process.stdin.fileno(), data, time.monotonic() + within_s
         while rest:
             try:
                 rest = rest[os.write(stdin, rest) :]
@@ -297,7 +297,7 @@ class Session:
         poll.register(self._kept.process.stdout, select.POLLIN)
         ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if not ready:
-            raise self._over("timeout", f"no answer, and no request taken, within {self.spec.case_timeout_s:g} s")
+            raise self._over("timeout", "no answer, and no request taken, in the time that its cases may take")
         if self._kept.process.stdout.fileno() not in ready:
             return True
         data = os.read(self._kept.process.stdout.fileno(), _PIPE)
