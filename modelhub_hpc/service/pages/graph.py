@@ -14,12 +14,15 @@ import flask
 from markupsafe import escape
 from werkzeug.wrappers import Response
 
+from modelhub_hpc.service import guard
 from modelhub_hpc.service.pages import catalogue
 from modelhub_hpc.service.refused import Refused
 from modelhub_hpc.service.served import Service
 
-_FRAMED = "default-src 'none'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; script-src 'self'; "
-_POLICY = f"{_FRAMED}connect-src 'self'; worker-src 'self'; font-src 'self'; form-action 'none'; base-uri 'none'; "
+_POLICY = (
+    "default-src 'none'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; script-src 'self'; "
+    "connect-src 'self'; worker-src 'self'; font-src 'self'; form-action 'none'; base-uri 'none'; "
+)
 _ASKS = re.compile(r'<meta name="(?:version|date)"[^>]*>\s*')  # by which it would tell its maker, and grow old
 MISSING = "The graph is drawn by Netron, which is not installed here: pip install netron"
 
@@ -31,7 +34,7 @@ def add(pages: flask.Blueprint, service: Service) -> None:
         file = network(known)
         page = flask.render_template("graph.html", known=known, file=file, missing="" if _folder() else MISSING)
         response = flask.make_response(page)
-        response.headers["Content-Security-Policy"] = f"{_own_policy()}; frame-src 'self'"
+        response.headers["Content-Security-Policy"] = f"{guard.POLICY}; frame-src 'self'"
         return response
 
     @pages.get("/models/<name>/netron/")
@@ -105,10 +108,3 @@ def _dressed(html: str, file: str) -> str:
     told = {"type": "Python", "version": "0.0.0", "file": file}
     head = "\n".join(f'<meta name="{name}" content="{escape(value)}">' for name, value in told.items())
     return _ASKS.sub("", html).replace("<head>", f"<head>\n{head}", 1)
-
-
-def _own_policy() -> str:
-    return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
