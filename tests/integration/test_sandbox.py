@@ -351,5 +351,6 @@ async def run_code(facts: dict[str, Any], code: str) -> str:
             printed += reply["content"]["text"] if reply["msg_type"] == "stream" else ""
             idle = reply["content"].get("execution_state") == "idle"
     channel.close()
-    await asyncio.wait_for(channel.read_message(), LIMIT_S)
+    while await asyncio.wait_for(channel.read_message(), LIMIT_S) is not None:
+        pass  # replies that came after "idle"; None says that the socket is closed
     return printed
