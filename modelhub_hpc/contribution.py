@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ class OutputSpec:
     """One output of a model.
 
     axes: what the axes of its array are, such as "z,y,x" (as SimpleITK gives arrays), "x,y,z" (as nibabel does)
-    or "c,z,y,x"; "" where that is not known.
+    or "c,z,y,x"; "" where that is not known. labels: what the numbers of a mask, or the places of a label list, mean.
     """
 
     name: str
     type: str
     description: str
     axes: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         names = self.axes.split(",")
@@ -110,7 +111,7 @@ def read(path: Path) -> Contribution:
             contrib_src=path / "contrib_src",
             image=str(init["docker_id"]),
             inputs=_inputs(io["input"]),
-            outputs=_outputs(io["output"], _axes_of_entry(entry)),
+            outputs=_outputs(io["output"], _outputs_of_entry(entry)),
             seconds_per_case=modelhub.get("seconds_per_case"),
             digest=tree_digest(path / "contrib_src"),
             needs=_needs_of_entry(entry),
@@ -149,18 +150,18 @@ def _input(key: str, given: Mapping[str, Any]) -> InputSpec:
     return InputSpec(key, tuple(given.get("format", ())), limits, str(given.get("description", "")))
 
 
-def _outputs(given: Sequence[Mapping[str, Any]], axes: Mapping[str, str]) -> tuple[OutputSpec, ...]:
-    """axes: by output name; they count more than what config.json says."""
-    return tuple(
-        OutputSpec(o["name"], o["type"], o.get("description", ""), axes.get(o["name"]) or o.get("axes") or "")
-        for o in given
-    )
+def _outputs(given: Sequence[Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> tuple[OutputSpec, ...]:
+    """known: outputs of the registry entry by name; what they say counts more than config.json."""
+    return tuple(_output(o, known.get(o["name"], {})) for o in given)
 
 
-def _axes_of_entry(entry: Mapping[str, Any] | None) -> dict[str, str]:
-    """The order of axes by the name of an output, where the entry says it."""
-    outputs = entry["io"]["outputs"] if entry else ()
-    return {output["name"]: output["axes"] for output in outputs if output.get("axes")}
+def _output(given: Mapping[str, Any], known: Mapping[str, Any]) -> OutputSpec:
+    axes, labels = (known.get(name) or given.get(name) for name in ("axes", "labels"))
+    return OutputSpec(given["name"], given["type"], given.get("description", ""), axes or "", dict(labels or {}))
+
+
+def _outputs_of_entry(entry: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    return {output["name"]: output for output in entry["io"]["outputs"]} if entry else {}
 
 
 def _needs_of_entry(entry: Mapping[str, Any] | None) -> Needs:

@@ -6,12 +6,12 @@ import calendar
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from modelhub_hpc import config, slurm
 from modelhub_hpc.plan import Chunk
-from modelhub_hpc.plan.manifest import Case, Manifest
+from modelhub_hpc.plan.manifest import Manifest
 from modelhub_hpc.record import (
     Count,
     RunFacts,
@@ -27,7 +27,6 @@ from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import Json
 from modelhub_hpc.slurm import Usage
 
-_ROWS = 10_000
 _PAUSES_S = (1, 2, 4, 8)  # in which workers leave, and accounting hears of it
 
 
@@ -40,19 +39,14 @@ def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: st
     results = partial(iter_results, paths, run.run_id, run.plan, chunks)
     count = Count(run.cases)
     passing = count.passing(results())
-    write_results_csv(paths.results_csv, _cases(manifest), passing, run.model.outputs, manifest.columns)
+    write_results_csv(paths.results_csv, manifest.stream(), passing, run.model.outputs, manifest.columns)
     found = count.tally()
     # most runs have no failures, and need not read everything twice
-    failed = (_cases(manifest), results()) if found.failed else ((), ())
+    failed = (manifest.stream(), results()) if found.failed else ((), ())
     write_failures_csv(paths.failures_csv, *failed)
     jobs, used = jobs_of(paths, patient=stopped is None)
     record = build_record(_facts(paths, run, stopped, code, jobs), found)
     replace_json(paths.record_json, {**record, "usage": used})
-
-
-def _cases(manifest: Manifest) -> Iterator[Case]:
-    for first in range(0, len(manifest), _ROWS):
-        yield from manifest.cases(first, _ROWS)
 
 
 def _facts(

@@ -13,58 +13,30 @@ from typing import Any
 
 import click
 
-from modelhub_hpc import config, request
+from modelhub_hpc import config
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.errors import UsageError
-from modelhub_hpc.plan import Case, Chunk, Manifest, chunk_table
-from modelhub_hpc.record import (
-    CaseResult,
-    Output,
-    RunPaths,
-    iter_results,
-    write_failures_csv,
-    write_results_csv,
-)
+from modelhub_hpc.record import CaseResult, Output, write_failures_csv, write_results_csv
 from modelhub_hpc.request import RunRequest
-from modelhub_hpc.runfolder import storage
+from modelhub_hpc.runs import reading
 from modelhub_hpc.runs.look import is_current
+from modelhub_hpc.runs.reading import Reading
 
-_ROWS = 10_000
 _CELL = 120  # characters of a value in a table; JSON and CSV hold it whole
-
-
-def open_run(folder: Path) -> tuple[RunPaths, RunRequest]:
-    """The run in that folder; UsageError if there is none."""
-    paths = RunPaths(folder.absolute())
-    if not is_run(paths):
-        raise UsageError(f"{one_line(folder)} is not the folder of a run: it has no run.json.")
-    return paths, request.read(paths)
-
-
-def is_run(paths: RunPaths) -> bool:
-    """Whether the folder holds a run; UnfitError where this user may not even look."""
-    with storage(paths.root):
-        return paths.run_json.exists()
 
 
 def results(folder: Path, csv: str | None, failed: bool, limit: int | None, voice: Voice) -> int:
     """Show the results that are there, of finished and unfinished runs alike; the exit code."""
-    paths, of_run = open_run(folder)
-    found = results_of(paths, of_run)
+    run = reading.read(folder)
     if csv is not None:
-        _csv(paths, of_run, csv, failed, limit)
+        _csv(run, csv, failed, limit)
         return 0
-    chosen = itertools.islice((r for r in found if r.error or not failed), limit)
+    chosen = itertools.islice((r for r in run.results() if r.error or not failed), limit)
     if voice.json:
         _json_array(result_facts(result) for result in chosen)
     else:
-        voice.columns(result_table(of_run, chosen))
+        voice.columns(result_table(run.request, chosen))
     return 0
-
-
-def results_of(paths: RunPaths, of_run: RunRequest) -> Iterator[CaseResult]:
-    """All that were found so far, in the order of the manifest."""
-    return iter_results(paths, of_run.run_id, of_run.plan, chunk_table(paths.chunks_json) or [Chunk(0, 0, 1)])
 
 
 def _json_array(items: Iterable[dict[str, Any]]) -> None:
@@ -153,20 +125,20 @@ def _probability(entry: dict[str, Any]) -> float:
     return float(value) if isinstance(value, (int, float)) else float("-inf")
 
 
-def _csv(paths: RunPaths, of_run: RunRequest, target: str, failed: bool, limit: int | None) -> None:
+def _csv(run: Reading, target: str, failed: bool, limit: int | None) -> None:
     if target != "-":
         path = Path(target).absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"--csv {one_line(target)}: not a file in a folder that exists.")
-        _write_csv(paths, of_run, path, failed, limit)
+        _write_csv(run, path, failed, limit)
         return
-    ready = paths.failures_csv if failed else paths.results_csv
-    if limit is None and is_current(paths, ready):
+    ready = run.paths.failures_csv if failed else run.paths.results_csv
+    if limit is None and is_current(run.paths, ready):
         _pour(ready)
         return
-    with tempfile.TemporaryDirectory(prefix="mh-hpc-", dir=config.scratch_dir(of_run.site)) as folder:
+    with tempfile.TemporaryDirectory(prefix="mh-hpc-", dir=config.scratch_dir(run.request.site)) as folder:
         path = Path(folder) / "results.csv"
-        _write_csv(paths, of_run, path, failed, limit)
+        _write_csv(run, path, failed, limit)
         _pour(path)
 
 
@@ -176,17 +148,11 @@ def _pour(table: Path) -> None:
         shutil.copyfileobj(stream, sys.stdout.buffer)
 
 
-def _write_csv(paths: RunPaths, of_run: RunRequest, path: Path, failed: bool, limit: int | None) -> None:
+def _write_csv(run: Reading, path: Path, failed: bool, limit: int | None) -> None:
     """The tables that a finished run has, made of what is there now; limit counts cases of the manifest."""
-    manifest = Manifest.open(paths.manifest, paths.manifest_index)
-    rows = min(len(manifest), limit if limit is not None else len(manifest))
-    some = itertools.takewhile(lambda result: result.index < rows, results_of(paths, of_run))
+    rows = min(len(run.manifest), limit if limit is not None else len(run.manifest))
+    some = itertools.takewhile(lambda result: result.index < rows, run.results())
     if failed:
-        write_failures_csv(path, _cases(manifest, rows), some)
+        write_failures_csv(path, run.manifest.stream(rows), some)
     else:
-        write_results_csv(path, _cases(manifest, rows), some, of_run.model.outputs, manifest.columns)
-
-
-def _cases(manifest: Manifest, rows: int) -> Iterator[Case]:
-    for first in range(0, rows, _ROWS):
-        yield from manifest.cases(first, min(_ROWS, rows - first))
+        write_results_csv(path, run.manifest.stream(rows), some, run.request.model.outputs, run.manifest.columns)

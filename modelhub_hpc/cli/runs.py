@@ -6,10 +6,10 @@ from pathlib import Path
 
 from modelhub_hpc import slurm
 from modelhub_hpc.cli.output import one_line
-from modelhub_hpc.cli.results import is_run
 from modelhub_hpc.errors import ModelHubError, UsageError
 from modelhub_hpc.record import RunPaths
 from modelhub_hpc.runs import belongs, id_of, in_folder
+from modelhub_hpc.runs.reading import is_run
 
 RUNS = Path("runs")  # where `submit` begins runs that are given no folder
 

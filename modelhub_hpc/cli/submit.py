@@ -15,7 +15,7 @@ from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.handover import follow, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
-from modelhub_hpc.cli.results import is_run, result_facts, result_table, results_of
+from modelhub_hpc.cli.results import result_facts, result_table
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, UsageError
 from modelhub_hpc.plan import Skipped, chunk_table
@@ -24,6 +24,7 @@ from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
 from modelhub_hpc.runfolder import privately, read_json
 from modelhub_hpc.runs.handover import hand_over
+from modelhub_hpc.runs.reading import Reading, is_run
 
 _FEW = 10  # cases whose results are shown at the end
 _FIRST_FAILURES = 3
@@ -262,7 +263,7 @@ def _conclude(paths: RunPaths, current: RunRequest, outcome: Outcome, voice: Voi
     if outcome.progress.failed:
         failures = first_failures(paths, current, run.survey(paths, current))
     few = outcome.stopped is None and outcome.progress.total <= _FEW
-    results = list(results_of(paths, current)) if few else []
+    results = list(Reading(paths, current).results()) if few else []
     if voice.json:
         shown = [result_facts(result) for result in results] if few else None
         voice.answer({**_facts(paths, current, outcome, failures), "results": shown})

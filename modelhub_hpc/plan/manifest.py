@@ -24,6 +24,7 @@ RESERVED = ("case_id", "input", "input_bytes", "input_mtime_ns")
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
 _PLAIN = re.compile(r"[\w./,-]*", re.ASCII)  # a line of fields none of which needs quotes, unless it has a comma
 _BLOCK = 1 << 24
+_ROWS = 10_000
 _STAMP = 2  # leading numbers of an index file: size and mtime_ns of the manifest that it describes
 
 
@@ -122,6 +123,12 @@ class Manifest:
         with open(self.path, "rb") as file:
             file.seek(begin)
             return [self._case(row) for row in _records(file.read(end - begin))]
+
+    def stream(self, rows: int | None = None) -> Iterator[Case]:
+        """All cases, or the first so many, without holding them in memory."""
+        end = len(self) if rows is None else min(rows, len(self))
+        for first in range(0, end, _ROWS):
+            yield from self.cases(first, min(_ROWS, end - first))
 
     def _case(self, row: list[str]) -> Case:
         end = 1 + len(self.keys)

@@ -18,7 +18,7 @@ import numpy as np
 from modelhub_hpc.plan.manifest import Case, column_of
 from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
 from modelhub_hpc.record.makers import Maker, makers, stages
-from modelhub_hpc.record.results import CaseError, CaseResult, FailureKind, LabelList, Output
+from modelhub_hpc.record.results import CaseError, CaseResult, Cost, FailureKind, LabelList, Output
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
 from modelhub_hpc.record.state import State, iter_results, load_array, load_volume, scan, sweep_orphans
 from modelhub_hpc.record.volumes import Volume, volume
@@ -29,6 +29,7 @@ __all__ = [
     "ArrayOutput",
     "CaseError",
     "CaseResult",
+    "Cost",
     "Count",
     "FailureKind",
     "LabelList",

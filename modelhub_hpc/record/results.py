@@ -91,6 +91,22 @@ class LabelTables:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a case took beside time; None where it was not measured.
+
+    peak_mb: most memory of the model's process while it computed the case, in MiB; gpu_peak_mb: of its GPUs, in MiB;
+    gpu_energy_j: of its GPUs, in joules.
+    """
+
+    peak_mb: float | None = None
+    gpu_peak_mb: float | None = None
+    gpu_energy_j: float | None = None
+
+
+UNMEASURED = Cost()
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """What became of one case.
 
@@ -107,6 +123,7 @@ class CaseResult:
     notes: tuple[str, ...]
     host: str
     started: float
+    cost: Cost = UNMEASURED
 
     def __post_init__(self) -> None:
         if (self.error is None) != (self.status == "done") or self.status not in ("done", "failed"):
@@ -119,7 +136,9 @@ class CaseResult:
         """
         error = None if self.error is None else vars(self.error)
         lead = {"index": self.index, "status": self.status}
-        fields = {name: value for name, value in vars(self).items() if name != "outputs"}
+        fields = {name: value for name, value in vars(self).items() if name not in ("outputs", "cost")}
+        if self.cost != UNMEASURED:
+            fields["cost"] = {name: value for name, value in vars(self.cost).items() if value is not None}
         outputs = ", ".join(_output_json(output, tables) for output in self.outputs)
         return f'{dumps({**lead, **fields, "error": error})[:-1]}, "outputs": [{outputs}]}}'
 
@@ -130,6 +149,7 @@ class CaseResult:
         fields["outputs"] = tuple(_output(each, tables) for each in fields["outputs"])
         fields["error"] = None if fields["error"] is None else CaseError(**fields["error"])
         fields["notes"] = tuple(fields["notes"])
+        fields["cost"] = Cost(**fields["cost"]) if "cost" in fields else UNMEASURED
         return cls(**fields)
 
 
