@@ -1,0 +1,62 @@
+"""A run that is there, as those see it who make something of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from modelhub_hpc import request
+from modelhub_hpc.contribution import OutputSpec
+from modelhub_hpc.errors import UsageError, shown
+from modelhub_hpc.plan import Case, Chunk, Manifest, chunk_table
+from modelhub_hpc.record import CaseResult, Output, RunPaths, iter_results
+from modelhub_hpc.request import RunRequest
+from modelhub_hpc.runfolder import storage
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A run, whether it is finished or not; cases and results are in the order of the manifest."""
+
+    paths: RunPaths
+    request: RunRequest
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.open(self.paths.manifest, self.paths.manifest_index)
+
+    def results(self) -> Iterator[CaseResult]:
+        """Those that are there; one chunk of them is in memory. Raises TryAgainError for a damaged shard."""
+        chunks = chunk_table(self.paths.chunks_json) or [Chunk(0, 0, 1)]
+        return iter_results(self.paths, self.request.run_id, self.request.plan, chunks)
+
+    def joined(self) -> Iterator[tuple[Case, CaseResult | None]]:
+        """Every case with its result, None where it has none yet."""
+        upcoming = self.results()
+        result = next(upcoming, None)
+        for index, case in enumerate(self.manifest.stream()):
+            if result is not None and result.index == index:
+                yield case, result
+                result = next(upcoming, None)
+            else:
+                yield case, None
+
+    def outputs(self, result: CaseResult) -> Iterator[tuple[OutputSpec, Output]]:
+        """What a case has given, with what the model declares of it; they belong together by position."""
+        yield from zip(self.request.model.outputs, result.outputs)
+
+
+def read(folder: Path) -> Reading:
+    """The run in that folder; UsageError if there is none."""
+    paths = RunPaths(folder.absolute())
+    if not is_run(paths):
+        raise UsageError(f"{shown(folder)} is not the folder of a run: it has no run.json.")
+    return Reading(paths, request.read(paths))
+
+
+def is_run(paths: RunPaths) -> bool:
+    """Whether the folder holds a run; UnfitError where this user may not even look."""
+    with storage(paths.root):
+        return paths.run_json.exists()
