@@ -22,6 +22,20 @@ class Geometry:
     origin: tuple[float, float, float]
     direction: tuple[float, ...]
 
+    def is_grid_of(self, other: Geometry) -> bool:
+        """Whether the voxels of both lie in the same places, to a hundredth of the shortest spacing."""
+        if self.size != other.size:
+            return False
+        near = 0.01 * min(self.spacing)
+        return bool(np.abs(self._corners() - other._corners()).max() <= near)
+
+    def _corners(self) -> NDArray[np.float64]:
+        """The world places of the first voxel, and of the last along each axis."""
+        steps = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+        ends = np.vstack([np.zeros(3), np.diag(np.asarray(self.size) - 1)])
+        corners: NDArray[np.float64] = np.asarray(self.origin) + ends @ steps.T
+        return corners
+
 
 def of_steps(size: Sequence[int], steps: NDArray[np.float64], origin: Sequence[float]) -> Geometry | None:
     """The geometry whose voxel axes are the columns of `steps` (3 x 3, mm, LPS); None for a singular one."""

@@ -9,8 +9,8 @@ import flask
 
 from modelhub_hpc.service.pages import catalogue, graph, looking, trying, watching
 from modelhub_hpc.service.pages.kept import Results
-from modelhub_hpc.service.pages.words import FILTERS
 from modelhub_hpc.service.served import Service
+from modelhub_hpc.viewing.words import FILTERS
 
 
 def blueprint(service: Service) -> flask.Blueprint:

@@ -1,4 +1,4 @@
-"""How numbers and values are written on pages."""
+"""How numbers and values are written for people, on pages and in reports."""
 
 from __future__ import annotations
 
