@@ -252,11 +252,21 @@ def replace_json(path: Path, value: object) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A text stream that becomes `path` when the block ends well, and leaves nothing otherwise."""
+    with arriving(path) as part:
+        with open(part, "x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield stream
+
+
+@contextlib.contextmanager
+def arriving(path: Path) -> Iterator[Path]:
+    """Where to make a file that becomes `path` when the block ends well, and leaves nothing otherwise.
+
+    Raises TryAgainError or UnfitError if the storage fails.
+    """
     part = _part_of(path)
     with storage(path):
         try:
-            with open(part, "x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-                yield stream
+            yield part
             os.replace(part, path)
         finally:
             drop(part)

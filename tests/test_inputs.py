@@ -252,6 +252,15 @@ def test_geometry_of_dicom(tmp_path: Path) -> None:
     assert geometry(hostile.make("dicom_series_sizes", tmp_path).path) is None
 
 
+def test_a_series_with_a_gap_has_no_geometry_and_one_among_others_has_its_own(tmp_path: Path) -> None:
+    hostile.dicom_series(str(tmp_path / "gap"))
+    (tmp_path / "gap" / "1.2.3-10.dcm").unlink()  # the third of five
+    assert geometry(str(tmp_path / "gap")) is None
+    folder = hostile.make("dicom_two_series", tmp_path).path
+    one = geometry(folder, series_files(folder, "1.2.4"))
+    assert one is not None and one.size == (16, 12, 5)
+
+
 def test_series_are_told_apart(tmp_path: Path) -> None:
     folder = hostile.make("dicom_two_series", tmp_path).path
     files = series_files(folder, "1.2.4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import IO
 
@@ -281,13 +281,13 @@ def non_finite(path: str) -> int | None:
         return non_finite_of_nifti(file, path, limits)
 
 
-def geometry(path: str) -> Geometry | None:
+def geometry(path: str, files: Sequence[str] = ()) -> Geometry | None:
     """Where the voxels of a NIfTI, NRRD, MetaImage, DICOM file or series folder lie; None of any other.
 
-    InputError where the file can't be read.
+    files: those of the series, where its folder holds more. InputError where a file can't be read.
     """
-    if os.path.isdir(path):
-        return geometry_of_series(path)
+    if files or os.path.isdir(path):
+        return geometry_of_series(path, files)
     limits = InputLimits()
     with open_regular(path, limits) as file:
         kind = _kind(file, path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelhub_hpc.errors import InputError, shown
 from modelhub_hpc.inputs.geometry import Geometry, of_steps
@@ -338,10 +339,10 @@ def geometry_of_dicom(file: IO[bytes], path: str) -> Geometry | None:
     return None if found is None or found.frames > 1 else _stacked([found], found.thickness)
 
 
-def geometry_of_series(folder: str) -> Geometry | None:
-    """Of the slices of a folder, ordered along their normal; None where they make no regular stack."""
+def geometry_of_series(folder: str, files: Sequence[str] = ()) -> Geometry | None:
+    """Of these files, or all of a folder, ordered along their normal; None where they make no regular stack."""
     slices = []
-    for path in _dicom_files(folder):
+    for path in files or _dicom_files(folder):
         with open_regular(path, InputLimits()) as file:
             slices.append(_slice(file, path))
     if not slices or any(each is None or each.frames > 1 for each in slices):
@@ -353,7 +354,14 @@ def geometry_of_series(folder: str) -> Geometry | None:
     heights = [float(np.dot(normal, each.origin)) for each in known]
     known = [known[i] for i in np.argsort(heights)]
     step = (max(heights) - min(heights)) / (len(known) - 1) if len(known) > 1 else known[0].thickness
-    return _stacked(known, step)
+    return _stacked(known, step) if _regular([each.origin for each in known], normal * step) else None
+
+
+def _regular(origins: Sequence[Sequence[float]], step: NDArray[np.float64]) -> bool:
+    """Whether each slice lies where it is expected, to a twentieth of a step: none is missing, none is shifted."""
+    places = np.asarray(origins)
+    expected = places[0] + np.arange(len(places))[:, np.newaxis] * step
+    return bool(np.linalg.norm(places - expected, axis=1).max() <= 0.05 * np.linalg.norm(step))
 
 
 def _stacked(slices: list[_Slice], step: float) -> Geometry | None:

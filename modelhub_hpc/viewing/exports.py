@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from typing import Any
+import io
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,33 @@ def nifti(voxels: npt.NDArray[Any], geometry: Geometry | None) -> bytes:
 
     Raises ValueError for what NIfTI cannot hold.
     """
+    packed = io.BytesIO()
+    write_nifti(packed, voxels, geometry)
+    return packed.getvalue()
+
+
+def write_nifti(target: IO[bytes], voxels: npt.NDArray[Any], geometry: Geometry | None) -> None:
+    """The same into a file, without another copy of it in memory."""
     import nibabel
 
     if voxels.dtype.kind not in "biuf" or voxels.ndim not in (3, 4):
         raise ValueError(f"an array of {voxels.dtype} with {voxels.ndim} axes is no NIfTI volume")
     stored = _storable(voxels.transpose(2, 1, 0, *range(3, voxels.ndim)))
-    image: Any = nibabel.Nifti1Image(stored, _affine(geometry))  # type: ignore[no-untyped-call]
+    affine = _affine(geometry)
+    image: Any = nibabel.Nifti1Image(stored, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
-    packed: bytes = gzip.compress(image.to_bytes(), 1, mtime=0)
-    return packed
+    if geometry is not None:
+        image.set_sform(affine, code="scanner")
+        if not _sheared(geometry):
+            image.set_qform(affine, code="scanner")
+    with gzip.GzipFile("", "wb", 1, target, mtime=0) as packed:
+        image.to_stream(packed)
+
+
+def _sheared(geometry: Geometry) -> bool:
+    """Whether its axes are not at right angles, for which there is no qform."""
+    axes = np.reshape(geometry.direction, (3, 3))
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-5)
 
 
 def _storable(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:

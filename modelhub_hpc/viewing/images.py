@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,10 @@ class Image:
         return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
-def read(path: str) -> Image:
+def read(path: str, files: Sequence[str] = ()) -> Image:
     """The image in a file, or of a folder with a DICOM series. Raises Unviewable with the reason.
 
-    path: of what has passed inputs.check().
+    path: of what has passed inputs.check(); files: those of the series, where its folder holds more.
     """
     kind = "application/dicom" if os.path.isdir(path) or inputs.is_dicom(path) else None
     kind = kind or inputs.sniff(path) or inputs.mime(path) or ""
@@ -70,7 +70,7 @@ def read(path: str) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd headers, which have been judged
         try:
-            return reader(path)
+            return _dicom(path, files) if files else reader(path)
         except InputError as error:
             raise Unviewable(str(error).replace(path, os.path.basename(path))) from error
         except _ERRORS as error:
@@ -139,8 +139,9 @@ def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return data.astype(np.float32) if data.dtype.kind == "f" and data.dtype.itemsize != 4 else data
 
 
-def _dicom(path: str) -> Image:
+def _dicom(path: str, files: Sequence[str] = ()) -> Image:
     paths = sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]
+    paths = list(files) or paths
     slices, count = list[tuple[Image, float]](), 0
     for each in filter(inputs.is_dicom, paths):
         slices.append(_dicom_file(each))
@@ -151,7 +152,7 @@ def _dicom(path: str) -> Image:
     first = slices[0][0]
     voxels = np.concatenate([each[0].voxels for each in slices])
     window = first.window if len(slices) == 1 or first.modality == "CT" else first_window(voxels)
-    return Image(voxels, inputs.geometry(path), window, first.modality, first.unit, first.notes)
+    return Image(voxels, inputs.geometry(path, files), window, first.modality, first.unit, first.notes)
 
 
 def _dicom_file(path: str) -> tuple[Image, float]:

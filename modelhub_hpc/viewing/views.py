@@ -80,10 +80,13 @@ class View:
     def drawn(self, outline: Outline, plane: str, index: int) -> str:
         """The outline in this slice as data of an SVG path, in mm from the upper left corner; "" for none."""
         rows, columns = self.steps(plane)
-        parts = [
-            points for at, points in outline.drawn(self.pose, self._turned_size, plane) if at is None or at == index
-        ]
+        parts = self.lines(outline, plane, index)
         return " ".join(_path((points + 0.5) * (rows, columns), outline.closed) for points in parts)
+
+    def lines(self, outline: Outline, plane: str, index: int) -> list[npt.NDArray[np.float64]]:
+        """The outline in this slice as points (row, column) in voxels."""
+        found = outline.drawn(self.pose, self._turned_size, plane)
+        return [points for at, points in found if at is None or at == index]
 
     def _cut(self, voxels: npt.NDArray[Any], plane: str, index: int) -> npt.NDArray[Any]:
         return poses.cut(self.pose.turned(voxels), plane, index)
