@@ -110,13 +110,20 @@ class WorkerRun:
 
     def compute(self, task: ChunkTask) -> ChunkDone:
         """Compute the chunk's cases and publish them; if another attempt was first, its results count."""
-        began, loading_s = time.monotonic(), self.predictor.start_s
+        began, loading_s, reading_s = time.monotonic(), self.predictor.start_s, self.predictor.read_s
+        writing = began_writing = 0.0
         sums: list[tuple[str, float]] = []
 
         def by() -> dict[str, Any]:
-            model_s = sum(seconds for _, seconds in sums)
-            start_s = self.predictor.start_s - loading_s
-            return self._signature({"chunk": time.monotonic() - began, "start": start_s, "model": model_s})
+            now = time.monotonic()
+            spent = {
+                "start": self.predictor.start_s - loading_s,
+                "read": self.predictor.read_s - reading_s,
+                "model": sum(seconds for _, seconds in sums),
+                "write": writing + now - began_writing,
+                "chunk": now - began,
+            }
+            return self._signature(spent)
 
         writer = ShardWriter(self.paths, self.run.run_id, self.run.plan, task.chunk, task.generation, by=by)
         with writer as shard:
@@ -124,8 +131,11 @@ class WorkerRun:
                 if HERE.told_to_end.is_set():
                     self.predictor.close()
                     raise HERE.ended()
+                began_writing = time.monotonic()
                 shard.add(result, arrays)
+                writing += time.monotonic() - began_writing
                 sums.append((result.status, result.seconds))
+            began_writing = time.monotonic()
             if shard.publish():
                 return _sum(task, sums)
         # they may differ from ours
@@ -154,10 +164,12 @@ class WorkerRun:
         return {
             "worker": HERE.name or None,
             "node": config.node(),
+            "cpu_model": platforms.cpu_model(),
             "job": config.caller().slurm_job_id,
             "gpus": list(self.predictor.gpus),
             "gpu_models": list(platforms.gpu_models()) if self.predictor.gpus else [],
             "gpu_driver": platforms.gpu_driver() if self.predictor.gpus else None,
+            "unmeasured": dict(self.predictor.unmeasured),
             "software": __version__,
             "log": log_path.name if log_path else None,
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

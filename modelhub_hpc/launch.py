@@ -176,6 +176,8 @@ def _model_environment(spec: SessionSpec) -> dict[str, str]:
     threads = {name: str(spec.threads) for name in _THREAD_VARIABLES}
     python = {"PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)}
+    if spec.gpus:
+        devices["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # what a number means to SLURM, nvidia-smi and NVML
     return {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **threads, **python, **devices}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 from dataclasses import dataclass
@@ -36,6 +37,14 @@ class Platform:
         if image.os not in ("", "linux") or image.architecture not in ("", self.architecture):
             return False
         return self.architecture != "arm" or image.variant <= self.variant
+
+
+@functools.cache
+def cpu_model() -> str:
+    """What the processor of this machine is called; its architecture where the kernel has no name for it."""
+    text = Path("/proc/cpuinfo").read_text(errors="replace")
+    match = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    return match[1] if match else platform.machine()
 
 
 def gpu_models() -> tuple[str, ...]:

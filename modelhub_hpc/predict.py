@@ -20,8 +20,9 @@ from modelhub_hpc import config, images, inputs
 from modelhub_hpc.batches import Batches
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError, InvalidError, TryAgainError, shown
+from modelhub_hpc.gpumeter import GpuMeter
 from modelhub_hpc.plan import Case
-from modelhub_hpc.record import ArrayOutput, CaseError, CaseResult, Output, check_storable
+from modelhub_hpc.record import UNMEASURED, ArrayOutput, CaseError, CaseResult, Cost, Output, check_storable
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.session import Session, SessionError, StartError
 from modelhub_hpc.wire import RawOutput, Reply, Request
@@ -39,14 +40,20 @@ Predicted = tuple[CaseResult, Mapping[str, ArrayOutput]]
 class Predictor:
     """Predicts case after case in a warm session, replacing the session when a case ends it.
 
-    gpus: those of its sessions; start_s: seconds until models were loaded, summed over its sessions.
+    gpus: those of its sessions; start_s: seconds until models were loaded, summed over its sessions; read_s: seconds
+    in which inputs were judged, most of them while the model computed another case; unmeasured: why not all is
+    measured of GPUs, by the name that Cost has for it.
     """
 
     def __init__(self, run: RunRequest, logs: Path | None) -> None:
         self._run = run
         self._limits = run.limits()
-        self.gpus = _share(config.gpus(run.site), HERE.slot, config.workers_here(run.site))
-        self.start_s = 0.0
+        found, workers = config.gpus(run.site), config.workers_here(run.site)
+        self.gpus = _share(found, HERE.slot, workers)
+        self.start_s = self.read_s = 0.0
+        self.unmeasured: dict[str, str] = {}
+        self._shared = workers > len(found)
+        self._meter: GpuMeter | None = None  # of the present session
         self._spec = run.session_spec(logs, self.gpus)
         self._session: Session | None = None
         self._batches = Batches(run.site.batch_size)
@@ -67,6 +74,9 @@ class Predictor:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
 
     @property
     def log_path(self) -> Path | None:
@@ -94,6 +104,8 @@ class Predictor:
         refused: collections.deque[CaseResult] = collections.deque()
         try:
             session = self._warm()
+            if self._meter is not None:
+                self._meter.begin()
             for reply in session.predict(self._requests(waiting, flying, refused), self._batches.sizes()):
                 row, started = flying.pop(reply.id)
                 self._batches.took(reply.asked, reply.batch, None if reply.error else reply.seconds)
@@ -126,13 +138,15 @@ class Predictor:
         """Requests for the waiting cases that pass inspection, judged while the model computes the one before."""
         while waiting:
             row = waiting.popleft()
-            started = time.time()
+            started, began = time.time(), time.monotonic()
             try:
                 self._inspect(row[1])
                 seen = self._visible(row[1])
             except InputError as error:
                 refused.append(_refused(row, started, error))
                 continue
+            finally:
+                self.read_s += time.monotonic() - began
             flying[row[1].id] = row, started
             yield Request(row[1].id, seen)
 
@@ -188,6 +202,9 @@ class Predictor:
                 log.warning("the model has no infer_batch: --batch-size %s changes nothing", self._run.site.batch_size)
             self._batches.no_more()
         self.start_s += time.monotonic() - began
+        if self.gpus:
+            self._meter = GpuMeter(self.gpus, self._shared)
+            self.unmeasured = self._meter.missing
         return session
 
     def _check_again(self) -> None:
@@ -226,12 +243,14 @@ class Predictor:
     def _result(self, row: Row, reply: Reply, started: float, attempts: int) -> Predicted:
         index, case = row
         self._storage_faults = 0
+        gpu = self._meter.answered(reply.batch) if self._meter is not None else (None, None)
+        cost = Cost(reply.peak_mb, *gpu)
         error = self._fault(case, reply)
         if error is not None:
-            return failed(row, started, attempts, error), {}
+            return failed(row, started, attempts, error, cost), {}
         outputs = tuple(_value(output) for output in reply.outputs)
         result = CaseResult(
-            case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, config.node(), started
+            case.id, index, "done", outputs, reply.seconds, attempts, None, reply.notes, config.node(), started, cost
         )
         return result, _arrays(reply.outputs, self._run.model.outputs, case)
 
@@ -291,9 +310,9 @@ def _refused(row: Row, started: float, error: InputError) -> CaseResult:
     return failed(row, started, 0, CaseError("input", f"{error.kind}: {error}"))
 
 
-def failed(row: Row, started: float, attempts: int, error: CaseError) -> CaseResult:
+def failed(row: Row, started: float, attempts: int, error: CaseError, cost: Cost = UNMEASURED) -> CaseResult:
     """The result of a case that could not be predicted; started: seconds since 1970."""
-    return CaseResult(row[1].id, row[0], "failed", (), 0.0, attempts, error, (), config.node(), started)
+    return CaseResult(row[1].id, row[0], "failed", (), 0.0, attempts, error, (), config.node(), started, cost)
 
 
 def _value(output: RawOutput) -> Output:

@@ -17,6 +17,7 @@ from modelhub_hpc.record import LabelList
 from modelhub_hpc.runfolder import Json
 
 PROTOCOL = 2
+_MOST_MB = 2.0**30  # no machine has as much memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Reply:
     """The model's answer: outputs, or the error it raised (kind "model" or "output").
 
     asked: with how many cases it was to be computed together; batch: with how many it was, of whose time in the model
-    `seconds` is its share.
+    `seconds` is its share; peak_mb: what the model's process needed meanwhile, in MiB, None where it could not tell.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Reply:
     error: str | None
     kind: str
     traceback: str
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Answers:
             error=str(fields["error"]) if failed else None,
             kind=str(fields.get("kind", "model")),
             traceback=str(fields.get("traceback", "")),
+            peak_mb=_peak_mb(fields.get("peak_mb")),
         )
 
     def _output(self, position: int, output: Mapping[str, Any], folder: Path) -> RawOutput:
@@ -148,3 +151,11 @@ class Answers:
         if not math.isfinite(sum(probabilities)):
             raise ValueError("a probability is no finite number")
         return LabelList(labels, probabilities)
+
+
+def _peak_mb(given: object) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < _MOST_MB:
+        raise ValueError(f"peak_mb is {str(given)[:40]}, which is no amount of memory")
+    return float(given)

@@ -18,6 +18,7 @@ from modelhublib.paths import PY2, TEXT_TYPES, native_path
 
 from . import __version__, outputs, threads
 from .hosting import exit_soon, flush, load, model_input, short_error, short_traceback
+from .memory import Peak
 from .wire import HostGone, Wire
 from .working import holding
 
@@ -101,6 +102,7 @@ class Service(object):
         self._wire = wire
         self._working = working
         self._label_lists = outputs.LabelLists()
+        self._peak = Peak()
 
     def batches(self):
         """Yield the requests that are to be computed together, until the host closes the pipe."""
@@ -131,6 +133,7 @@ class Service(object):
 
         One input that is wrong, or memory that does not suffice for all, is not the fault of the others.
         """
+        self._peak.begin()
         try:
             with holding(self._working, None):
                 answers = self._api.infer_batch([model_input(self._api, each["input"]) for each in requests])
@@ -145,6 +148,7 @@ class Service(object):
         return [(named, seconds, len(requests)) for named, seconds in answers]
 
     def _answer_alone(self, request):
+        self._peak.begin()
         try:
             with holding(self._working, request["input"]):
                 named, seconds = self._api.infer(model_input(self._api, request["input"]))
@@ -153,7 +157,7 @@ class Service(object):
             raise
         except BaseException as error:  # the one place where a model's error becomes data; SystemExit too
             self._wire.leave_if_forked()
-            return _failed(request, error)
+            return self._failed(request, error)
         return self._deliver(request, named, seconds, 1)
 
     def _deliver(self, request, named, seconds, batch):
@@ -164,10 +168,16 @@ class Service(object):
             raise
         except BaseException as error:  # code of the model's own types runs here too
             self._wire.leave_if_forked()
-            return _failed(request, error)
+            return self._failed(request, error)
         self._label_lists.note_sent()
-        lead = {"type": "done", "id": request["id"], "seconds": round(seconds, 6), "batch": batch, "notes": notes}
+        lead = {"type": "done", "id": request["id"], "seconds": round(seconds, 6), "batch": batch, "notes": notes,
+                "peak_mb": self._peak.mb()}
         return _with(lead, "outputs", "[%s]" % ", ".join(described))
+
+    def _failed(self, request, error):
+        kind = "output" if isinstance(error, outputs.OutputError) else "model"
+        return json.dumps({"type": "failed", "id": request["id"], "error": short_error(error), "kind": kind,
+                           "traceback": short_traceback(), "peak_mb": self._peak.mb()}, allow_nan=False)
 
     def _describe(self, named, output_dir):
         """Save the arrays; return (the outputs as JSON texts, notes on what had to be changed)."""
@@ -198,12 +208,6 @@ def _files(input):
     entries = input.values() if isinstance(input, dict) else [input]
     named = [entry.get("fileurl") if isinstance(entry, dict) else entry for entry in entries]
     return [native_path(path) for path in named if isinstance(path, TEXT_TYPES)]
-
-
-def _failed(request, error):
-    kind = "output" if isinstance(error, outputs.OutputError) else "model"
-    return json.dumps({"type": "failed", "id": request["id"], "error": short_error(error),
-                       "traceback": short_traceback(), "kind": kind}, allow_nan=False)
 
 
 def _with(fields, name, text):

@@ -48,7 +48,7 @@ def _json_array(items: Iterable[dict[str, Any]]) -> None:
 
 
 def result_facts(result: CaseResult) -> dict[str, Any]:
-    """One result as `--json` shows it; `dataset` is FILE:PATH in the run's folder shards/."""
+    """One result as `--json` shows it; `dataset` is FILE:PATH in the run's folder shards/, `cost` null if not measured."""
     error = result.error
     return {
         "case": result.case_id,
@@ -57,6 +57,7 @@ def result_facts(result: CaseResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "attempts": result.attempts,
         "notes": list(result.notes),
+        "cost": dict(vars(result.cost)),
         "error": {"kind": error.kind, "message": error.message, "evidence": error.evidence}
         if error
         else None,

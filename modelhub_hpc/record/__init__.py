@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +19,15 @@ import numpy as np
 from modelhub_hpc.plan.manifest import Case, column_of
 from modelhub_hpc.record.hdf5 import ArrayOutput, check_storable
 from modelhub_hpc.record.makers import Maker, makers, stages
-from modelhub_hpc.record.results import CaseError, CaseResult, Cost, FailureKind, LabelList, Output
+from modelhub_hpc.record.results import (
+    UNMEASURED,
+    CaseError,
+    CaseResult,
+    Cost,
+    FailureKind,
+    LabelList,
+    Output,
+)
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
 from modelhub_hpc.record.state import State, iter_results, load_array, load_volume, scan, sweep_orphans
 from modelhub_hpc.record.volumes import Volume, volume
@@ -43,6 +52,7 @@ __all__ = [
     "ShardWriter",
     "State",
     "Tally",
+    "UNMEASURED",
     "Volume",
     "build_record",
     "check_storable",
@@ -63,6 +73,7 @@ __all__ = [
 ]
 
 RECORD_FORMAT = 1
+_COSTS = tuple(each.name for each in fields(Cost))
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -105,8 +116,22 @@ class SecondsStats:
 
 
 @dataclass(frozen=True)
+class CostStats:
+    """One figure of Cost over the cases of which it was measured, failed ones too; total: None for peaks of memory."""
+
+    cases: int
+    mean: float
+    median: float
+    max: float
+    total: float | None
+
+
+@dataclass(frozen=True)
 class Tally:
-    """Counts over the results of a run; seconds: None if no case is done."""
+    """Counts over the results of a run.
+
+    seconds: None if no case is done; cost: what was measured, by the name that Cost has for it.
+    """
 
     cases: int
     done: int
@@ -115,6 +140,7 @@ class Tally:
     failures: Mapping[str, int]
     hosts: tuple[str, ...]
     seconds: SecondsStats | None
+    cost: Mapping[str, CostStats] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
@@ -126,7 +152,8 @@ class Count:
 
     def __init__(self, cases: int) -> None:
         self._cases = cases
-        self._seconds: list[float] = []
+        self._seconds = array("d")
+        self._cost = {name: array("d") for name in _COSTS}
         self._failures: Counter[str] = Counter()
         self._hosts: set[str] = set()
         self._retried = 0
@@ -136,6 +163,9 @@ class Count:
         for result in results:
             self._hosts.add(result.host)
             self._retried += result.attempts > 1
+            for name, value in vars(result.cost).items() if result.cost is not UNMEASURED else ():
+                if value is not None:
+                    self._cost[name].append(value)
             if result.error is None:
                 self._seconds.append(result.seconds)
             else:
@@ -151,6 +181,7 @@ class Count:
             dict(sorted(self._failures.items())),
             tuple(sorted(self._hosts)),
             _stats(self._seconds),
+            {name: _cost_stats(name, values) for name, values in self._cost.items() if values},
         )
 
 
@@ -160,6 +191,11 @@ def _stats(seconds: Sequence[float]) -> SecondsStats | None:
     median, p95 = np.percentile(seconds, (50, 95))
     total = float(np.sum(seconds))
     return SecondsStats(total, total / len(seconds), float(median), float(p95), max(seconds))
+
+
+def _cost_stats(name: str, values: Sequence[float]) -> CostStats:
+    mean, median = float(np.mean(values)), float(np.median(values))
+    return CostStats(len(values), mean, median, max(values), None if name.endswith("_mb") else float(np.sum(values)))
 
 
 def build_record(facts: RunFacts, counts: Tally) -> dict[str, Json]:
@@ -191,11 +227,33 @@ def build_record(facts: RunFacts, counts: Tally) -> dict[str, Json]:
         "failures": dict(counts.failures),
         "seconds_per_case": None if counts.seconds is None else asdict(counts.seconds),
         "seconds_per_stage": dict(stages(list(facts.workers))),
+        "cost": _cost(facts, counts),
         "nodes": list(counts.hosts),
         "workers": [worker.to_json() for worker in facts.workers],
         "jobs": [dict(job) for job in facts.jobs],
         "site": dict(facts.site),
     }
+
+
+def _cost(facts: RunFacts, counts: Tally) -> dict[str, Json]:
+    """What cases took beside time, and of what there is no figure: "missing" says why."""
+    measured: dict[str, Json] = {
+        name: asdict(counts.cost[name]) if name in counts.cost else None for name in _COSTS
+    }
+    missing: dict[str, Json] = {
+        name: _why_missing(name, facts.workers) for name in _COSTS if name not in counts.cost
+    }
+    seconds = counts.seconds.total if counts.seconds else 0.0
+    return {"model_seconds": seconds, **measured, "missing": missing}
+
+
+def _why_missing(name: str, workers: Sequence[Maker]) -> str:
+    reasons = sorted({worker.unmeasured[name] for worker in workers if name in worker.unmeasured})
+    if reasons:
+        return "; ".join(reasons)
+    if name == "peak_mb":
+        return "no model's process said it: its kernel does not tell, no case reached one, or the run is from before"
+    return "not asked of the GPUs" if any(worker.gpus for worker in workers) else "no GPU was used"
 
 
 def _utc(seconds: float) -> str:

@@ -141,9 +141,42 @@ def test_ready_says_who_speaks(mischief):
 def test_a_prediction(mischief):
     answer = mischief.answer("/data/fine", "case 1")
     assert answer.pop("seconds") >= 0
+    assert answer.pop("peak_mb") > 0
     assert answer == {"type": "done", "id": "case 1", "batch": 1, "notes": [], "outputs": [
         {"name": "trouble", "type": "custom", "description": "", "prediction": "/data/fine", "shape": [10]}]}
     assert mischief.end() == 0
+
+
+def test_each_answer_tells_the_peak_of_its_own_case(lasting):
+    before = lasting.answer("fine")["peak_mb"]
+    failed = lasting.answer("needs 120 in vain")
+    peaks = [lasting.answer(input)["peak_mb"] for input in ("needs 40", "fine", "needs 80", "fine")]
+    assert failed["type"] == "failed" and abs(failed["peak_mb"] - before - 120) < 8
+    assert [round((peak - before) / 10) for peak in peaks] == [4, 0, 8, 0]
+
+
+def test_cases_computed_together_have_their_peak_in_common(start):
+    service = start("together")
+    before = service.answer("a")["peak_mb"]
+    service.ask_together([("needs 30", "1"), ("b", "2"), ("needs 50", "3")])
+    together = [service.read()["peak_mb"] for _ in range(3)]
+    assert all(abs(peak - before - 80) < 8 for peak in together)
+    assert abs(service.answer("a")["peak_mb"] - before) < 8
+
+
+def test_a_batch_that_failed_does_not_count_for_its_cases(start):
+    service = start("together")
+    before = service.answer("a")["peak_mb"]
+    service.ask_together([("a", "1"), ("bad b", "2"), ("needs 80", "3")])
+    alone = [service.read()["peak_mb"] - before for _ in range(3)]
+    assert max(alone[:2]) < 8 and abs(alone[2] - 80) < 8
+
+
+def test_a_peak_that_the_kernel_does_not_tell_is_not_made_up(start):
+    no_more_files = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (3, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+    service = start(MISCHIEF_AT_LOAD=no_more_files)
+    answers = [service.answer(input) for input in ("fine", "needs 40 in vain")]
+    assert [(each["type"], each["peak_mb"]) for each in answers] == [("done", None), ("failed", None)]
 
 
 def test_messages_sent_ahead_are_answered_in_order(lasting):

@@ -54,7 +54,7 @@ def test_digits_over_all_gpus(cluster: Cluster, image: object, digits: Path, tmp
         places = {(worker["node"], *worker["gpus"]) for worker in record["workers"]}
         assert places == {(f"node{node}", str(gpu)) for node in (1, 2, 3) for gpu in (0, 1)}
         assert {j["id"] for j in record["jobs"]} >= {w["job"] for w in record["workers"]} or executor == "slurm-array"
-        assert set(record["seconds_per_stage"]) == {"start", "model", "chunk"}
+        assert set(record["seconds_per_stage"]) == {"start", "read", "model", "write", "chunk"}
         (copy,) = run.scratch.glob("mh-hpc-images-*/*.sif")
         assert sum(f"to {copy}" in path.read_text() for path in run.outdir.glob("logs/slurm-*.out")) == 1
         shutil.rmtree(copy.parent)

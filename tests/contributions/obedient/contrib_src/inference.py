@@ -59,6 +59,14 @@ class Model(ModelBase):
         # PyDLL keeps the interpreter lock during the call, as careless native code does
         ctypes.PyDLL(None).sleep(10 ** 6)
 
+    def needs(self, megabytes):
+        # for as long as the case lasts
+        return self.ok(len(b"x" * (int(megabytes) * 2 ** 20)) // 2 ** 20)
+
+    def needsinvain(self, megabytes):
+        self.needs(megabytes)
+        raise MemoryError("told to fail")
+
     def leak(self):
         hoard = []
         while True:

@@ -28,6 +28,13 @@ class Model(ModelBase):
     def fine(self, input):
         return input
 
+    def needs(self, input):
+        # so many MiB, for as long as the case lasts; and then it may fail
+        block = b"x" * (int(input.split(" ")[1]) * 2 ** 20)
+        if input.endswith("in vain"):
+            raise ValueError(len(block))
+        return input
+
     def finds_nothing(self, input):
         return []
 
