@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from modelhub_hpc.cli.output import Voice, duration
@@ -45,6 +45,23 @@ def waiting(voice: Voice, what: str) -> Iterator[None]:
         if not voice.quiet:
             voice.warn(f"{what} ...")
         yield
+
+
+@contextlib.contextmanager
+def counting(voice: Voice, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of so many things are done: a bar on a terminal, elsewhere a line at the beginning."""
+    if voice.quiet or not has_terminal():
+        if not voice.quiet:
+            voice.warn(f"{what} ...")
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+    words = TextColumn(what, markup=False)
+    with Bar(words, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def has_terminal() -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +29,21 @@ class Reading:
     def manifest(self) -> Manifest:
         return Manifest.open(self.paths.manifest, self.paths.manifest_index)
 
+    @cached_property
+    def chunks(self) -> Sequence[Chunk]:
+        return chunk_table(self.paths.chunks_json) or [Chunk(0, 0, 1)]
+
     def results(self) -> Iterator[CaseResult]:
         """Those that are there; one chunk of them is in memory. Raises TryAgainError for a damaged shard."""
-        chunks = chunk_table(self.paths.chunks_json) or [Chunk(0, 0, 1)]
-        return iter_results(self.paths, self.request.run_id, self.request.plan, chunks)
+        return iter_results(self.paths, self.request.run_id, self.request.plan, self.chunks)
+
+    def some(self, rows: Collection[int]) -> Iterator[tuple[Case, CaseResult]]:
+        """The results of some rows of the manifest, as far as they are there, and no more than their chunks is read."""
+        wanted = sorted(rows)
+        chunks = [each for each in self.chunks if _first_from(wanted, each.first) < each.first + each.count]
+        for result in iter_results(self.paths, self.request.run_id, self.request.plan, chunks):
+            if _first_from(wanted, result.index) == result.index:
+                yield self.manifest.cases(result.index, 1)[0], result
 
     def joined(self) -> Iterator[tuple[Case, CaseResult | None]]:
         """Every case with its result, None where it has none yet."""
@@ -60,3 +73,9 @@ def is_run(paths: RunPaths) -> bool:
     """Whether the folder holds a run; UnfitError where this user may not even look."""
     with storage(paths.root):
         return paths.run_json.exists()
+
+
+def _first_from(rows: Sequence[int], row: int) -> float:
+    """The first of some ascending rows that is not before this one; infinity where there is none."""
+    place = bisect.bisect_left(rows, row)
+    return rows[place] if place < len(rows) else math.inf

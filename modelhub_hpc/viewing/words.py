@@ -71,6 +71,15 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def utc(seconds: float) -> str:
+    """Seconds since 1970, as everybody reads them.
+
+    >>> utc(0)
+    '1970-01-01 00:00:00 UTC'
+    """
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
 def as_json(value: Any) -> str:
     """For people: indented, and cut off where it is longer than a page."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
@@ -88,6 +97,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "bytes": size,
     "duration": duration,
     "moment": moment,
+    "utc": utc,
     "as_json": as_json,
     "cell": cell,
 }
