@@ -1,0 +1,236 @@
+"""The report as one HTML file that needs nothing else, reaches nothing, and runs nothing that it was not made with."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from modelhub_hpc import config
+from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.record import Maker, makers
+from modelhub_hpc.report import charts, outliers
+from modelhub_hpc.report.charts import Chart
+from modelhub_hpc.report.measures import SCORES
+from modelhub_hpc.report.mosaic import Swatch, Tile, legend
+from modelhub_hpc.report.survey import FLAGS, Given, Structure, Survey, named
+from modelhub_hpc.runfolder import read_json
+from modelhub_hpc.runs.reading import Reading
+from modelhub_hpc.viewing.layers import label_colour
+from modelhub_hpc.viewing.words import FILTERS
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LABELS = 20  # bars of first labels
+_NOTES = 20
+_ROWS = 200  # of tables of workers and jobs
+_STAGES = {
+    "start": ("load", "until the model was loaded"),
+    "read": ("read", "judging inputs, most of it while the model computed another case"),
+    "model": ("infer", "in the model, which opens its inputs itself"),
+    "write": ("write", "arrays and results, until they were on the disk"),
+}
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """A structure over all cases. absent: cases without it; figures: in its unit, None where it is in no case."""
+
+    name: str
+    colour: str
+    present: int
+    absent: int
+    unit: str
+    figures: Mapping[str, float] | None
+    chart: Chart | None
+    odd: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """share: of the longest, 0 to 1."""
+
+    name: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Section:
+    """One output. score: what the histogram is of."""
+
+    given: Given
+    volumes: tuple[Volumes, ...]
+    labels: tuple[Bar, ...]
+    others: int
+    score: str
+    chart: Chart | None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker with its seconds by stage, and what was in no stage."""
+
+    maker: Maker
+    seconds: Mapping[str, float]
+    rest: float
+
+
+def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
+    """The whole page. Raises TryAgainError or UnfitError where the run cannot be read."""
+    css, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    record, workers = read_json(run.paths.record_json), [_worker(each) for each in makers(run.paths)]
+    return _environment().get_template("report.html").render(
+        run=run.request,
+        folder=run.paths.root,
+        found=found,
+        tally=found.tally,
+        made=time.time(),
+        record=record,
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        css=Markup(css),
+        script=Markup(script),
+        flags=FLAGS,
+        sections=[_section(given) for given in found.outputs],
+        rule=outliers.RULE,
+        tiles=tiles,
+        flagged={row: kinds for row, kinds in _kinds(found)},
+        legend=_legend(run, tiles),
+        notes=found.notes.most_common(_NOTES),
+        stages=_stages(workers),
+        told=_STAGES,
+        workers=workers[:_ROWS],
+        all_workers=len(workers),
+        gpus=list(_gpus(workers)),
+        seconds=charts.histogram(found.seconds, "s"),
+        throughput=charts.timeline(found.ended),
+        unmeasured=_unmeasured(workers),
+        jobs=record.get("jobs", [])[:_ROWS],
+        site=list(_site(run.request.site)),
+        defaults=SiteConfig(),
+        chart_width=charts.WIDTH,
+        chart_height=charts.HEIGHT,
+    )
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=_visible,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(FILTERS)
+    return made
+
+
+def _visible(value: Any) -> Any:
+    """Whatever the page is given: what cannot be seen, or has no place in a file, is spelt out."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    kind: Callable[[str], str] = Markup if isinstance(value, Markup) else str
+    return kind("".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in value))
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _kinds(found: Survey) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are flagged, and for what."""
+    of_row: dict[int, list[str]] = {}
+    for kind, flags in found.flags.items():
+        for flag in flags:
+            if kind not in of_row.setdefault(flag.row, []):
+                of_row[flag.row].append(kind)
+    yield from of_row.items()
+
+
+def _section(given: Given) -> Section:
+    volumes = tuple(_volumes(given, each) for each in _structures(given))
+    common = given.tops.most_common(_LABELS)
+    longest = common[0][1] if common else 1
+    bars = tuple(Bar(name, count, count / longest) for name, count in common)
+    others = given.tops.total() - sum(count for _, count in common)
+    chart = charts.histogram(given.scores)
+    return Section(given, volumes, bars, others, SCORES.get(given.spec.type, "value"), chart)
+
+
+def _structures(given: Given) -> list[Structure]:
+    """Those that the model declares, whether they were found or not, then others that were found."""
+    declared = [label for label in given.spec.labels if label != "0"] if given.masks else []
+    several = any("/" in key for key in given.structures)
+    keys = dict.fromkeys([*(() if several else declared), *sorted(given.structures, key=_in_order)])
+    return [given.structures.get(key) or Structure(key) for key in keys]
+
+
+def _in_order(key: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in key.split("/"))
+
+
+def _volumes(given: Given, structure: Structure) -> Volumes:
+    volumes, unit = structure.measure()
+    odd = volumes[np.abs(outliers.robust_z(volumes)) > outliers.LIMIT]
+    label = int(structure.key.rpartition("/")[2])
+    colour = "#{:02x}{:02x}{:02x}".format(*label_colour(label))
+    figures = None
+    if len(volumes):
+        low, middle, high = np.percentile(volumes, (25, 50, 75))
+        figures = {"smallest": volumes.min(), "low": low, "median": middle, "high": high, "largest": volumes.max()}
+        figures = {name: float(value) for name, value in figures.items()}
+    absent = given.masks - len(volumes)
+    chart = charts.histogram(volumes.tolist(), unit, odd)
+    return Volumes(named(given.spec, structure.key), colour, len(volumes), absent, unit, figures, chart, len(odd))
+
+
+def _legend(run: Reading, tiles: Sequence[Tile]) -> tuple[Swatch, ...]:
+    return legend(run.request.model.outputs) if any(pane.over for tile in tiles for pane in tile.panes) else ()
+
+
+def _worker(maker: Maker) -> Worker:
+    seconds = {stage: maker.seconds.get(stage, 0.0) for stage in _STAGES}
+    # inputs are read while the model computes
+    rest = maker.seconds.get("chunk", 0.0) - sum(seconds[stage] for stage in ("start", "model", "write"))
+    return Worker(maker, seconds, max(0.0, rest))
+
+
+def _stages(workers: Sequence[Worker]) -> dict[str, float]:
+    """Seconds by stage, of all workers, and `rest`; stages that nobody measured are left out."""
+    sums = {stage: sum(each.seconds[stage] for each in workers) for stage in _STAGES}
+    kept = {stage: value for stage, value in sums.items() if any(stage in each.maker.seconds for each in workers)}
+    return {**kept, "rest": sum(each.rest for each in workers)} if kept else {}
+
+
+def _gpus(workers: Sequence[Worker]) -> Iterator[tuple[str, str, int, float]]:
+    """(node, GPU with its model, chunks, seconds in the model); workers of one GPU together."""
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for each in workers:
+        for gpu, model in zip(each.maker.gpus, (*each.maker.gpu_models, *[""] * len(each.maker.gpus))):
+            key = (each.maker.node or "", f"{gpu} {model}".strip())
+            chunks, seconds = found.get(key, (0, 0.0))
+            found[key] = chunks + each.maker.chunks, seconds + each.seconds["model"] / len(each.maker.gpus)
+    for (node, gpu), (chunks, seconds) in sorted(found.items()):
+        yield node, gpu, chunks, seconds
+
+
+def _unmeasured(workers: Sequence[Worker]) -> dict[str, str]:
+    """Why figures of what cases cost are missing, by their names there."""
+    return {name: why for each in workers for name, why in getattr(each.maker, "unmeasured", {}).items()}
+
+
+def _site(site: SiteConfig) -> Iterator[tuple[str, Any, bool]]:
+    """(option, value, whether it is not the built-in one)"""
+    values = config.to_json(site)
+    for option in dataclasses.fields(SiteConfig):
+        yield option.name, values[option.name], getattr(site, option.name) != option.default
