@@ -14,13 +14,13 @@ import click
 from modelhub_hpc.chunks import last_begun
 from modelhub_hpc.cli.logfiles import DRIVER, SESSION, LogFile, end_of, log_facts, log_files, show_logs
 from modelhub_hpc.cli.output import Voice, aligned, many_lines, one_line
-from modelhub_hpc.cli.results import result_facts
 from modelhub_hpc.errors import EXIT_DONE, UsageError
 from modelhub_hpc.plan import Case, Chunk, Manifest, chunk_table
 from modelhub_hpc.plan.tables import ORIGINAL
 from modelhub_hpc.record import CaseResult, RunPaths, ShardInvalid, maker, read_shard
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import storage
+from modelhub_hpc.runs.reading import result_facts
 
 _ROWS = 10_000
 _NEAR = 3

@@ -49,11 +49,9 @@ def waiting(voice: Voice, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counting(voice: Voice, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of so many things are done: a bar on a terminal, elsewhere a line at the beginning."""
+    """Show how many of so many things are done: a bar on a terminal, elsewhere a line every ten seconds."""
     if voice.quiet or not has_terminal():
-        if not voice.quiet:
-            voice.warn(f"{what} ...")
-        yield lambda done: None
+        yield _counted(voice, what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
@@ -62,6 +60,21 @@ def counting(voice: Voice, what: str, total: int) -> Iterator[Callable[[int], No
     with Bar(words, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _counted(voice: Voice, what: str, total: int) -> Callable[[int], None]:
+    if voice.quiet:
+        return lambda done: None
+    voice.warn(f"{what} ...")
+    said_s = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= PLAIN_S:
+            said_s = time.monotonic()
+            voice.warn(f"{what}: {done:,} of {total:,}")
+
+    return show
 
 
 def has_terminal() -> bool:

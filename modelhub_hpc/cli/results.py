@@ -20,7 +20,7 @@ from modelhub_hpc.record import CaseResult, Output, write_failures_csv, write_re
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runs import reading
 from modelhub_hpc.runs.look import is_current
-from modelhub_hpc.runs.reading import Reading
+from modelhub_hpc.runs.reading import Reading, result_facts
 
 _CELL = 120  # characters of a value in a table; JSON and CSV hold it whole
 
@@ -45,35 +45,6 @@ def _json_array(items: Iterable[dict[str, Any]]) -> None:
     for index, item in enumerate(items):
         click.echo(("," if index else "") + "\n" + json.dumps(item, allow_nan=False), nl=False)
     click.echo("\n]")
-
-
-def result_facts(result: CaseResult) -> dict[str, Any]:
-    """One result as `--json` shows it; `dataset` is FILE:PATH in the run's folder shards/, `cost` null if not measured."""
-    error = result.error
-    return {
-        "case": result.case_id,
-        "status": result.status,
-        "outputs": [_output_facts(output) for output in result.outputs],
-        "seconds": result.seconds,
-        "attempts": result.attempts,
-        "notes": list(result.notes),
-        "cost": dict(vars(result.cost)),
-        "error": {"kind": error.kind, "message": error.message, "evidence": error.evidence}
-        if error
-        else None,
-    }
-
-
-def _output_facts(output: Output) -> dict[str, Any]:
-    facts = {
-        "name": output.name,
-        "type": output.type,
-        "description": output.description,
-        "shape": list(output.shape),
-    }
-    if output.dataset is None:
-        return {**facts, "prediction": output.prediction}
-    return {**facts, "dtype": output.dtype, "dataset": output.dataset}
 
 
 def result_table(of_run: RunRequest, chosen: Iterable[CaseResult]) -> Iterator[tuple[str, ...]]:

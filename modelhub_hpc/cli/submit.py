@@ -15,7 +15,7 @@ from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.handover import follow, tell
 from modelhub_hpc.cli.output import Voice, many_lines, number, one_line
 from modelhub_hpc.cli.preview import preview
-from modelhub_hpc.cli.results import result_facts, result_table
+from modelhub_hpc.cli.results import result_table
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, UsageError
 from modelhub_hpc.plan import Skipped, chunk_table
@@ -24,7 +24,7 @@ from modelhub_hpc.request import Order, Retry, RunRequest
 from modelhub_hpc.run import Options, Outcome, Progress, Stop
 from modelhub_hpc.runfolder import privately, read_json
 from modelhub_hpc.runs.handover import hand_over
-from modelhub_hpc.runs.reading import Reading, is_run
+from modelhub_hpc.runs.reading import Reading, is_run, result_facts
 
 _FEW = 10  # cases whose results are shown at the end
 _FIRST_FAILURES = 3

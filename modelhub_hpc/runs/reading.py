@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from modelhub_hpc import request
 from modelhub_hpc.contribution import OutputSpec
@@ -73,6 +74,33 @@ def is_run(paths: RunPaths) -> bool:
     """Whether the folder holds a run; UnfitError where this user may not even look."""
     with storage(paths.root):
         return paths.run_json.exists()
+
+
+def result_facts(result: CaseResult) -> dict[str, Any]:
+    """A result as commands show it in JSON: `dataset` is FILE:PATH in shards/, `cost` is null where not measured."""
+    error = result.error
+    return {
+        "case": result.case_id,
+        "status": result.status,
+        "outputs": [_output_facts(output) for output in result.outputs],
+        "seconds": result.seconds,
+        "attempts": result.attempts,
+        "notes": list(result.notes),
+        "cost": dict(vars(result.cost)),
+        "error": {"kind": error.kind, "message": error.message, "evidence": error.evidence} if error else None,
+    }
+
+
+def _output_facts(output: Output) -> dict[str, Any]:
+    facts = {
+        "name": output.name,
+        "type": output.type,
+        "description": output.description,
+        "shape": list(output.shape),
+    }
+    if output.dataset is None:
+        return {**facts, "prediction": output.prediction}
+    return {**facts, "dtype": output.dtype, "dataset": output.dataset}
 
 
 def _first_from(rows: Sequence[int], row: int) -> float:

@@ -19,10 +19,16 @@ _PAPER, _INK = (0, 0, 0), (235, 235, 235)
 _LINE = (255, 255, 0)
 _MOST_WORDS = 12
 
+Word = tuple[str, "tuple[int, int, int] | None"]  # and the colour that it explains
 
-def still(view: View, names: Mapping[str, str]) -> npt.NDArray[np.uint8]:
-    """Rows, columns, RGB: a row of planes for each layer, with square pixels. names: of labels, by their number."""
-    return _stacked([_row(view, layer, names) for layer in view.layers] or [_row(view, None, names)])
+
+def still(view: View, names: Mapping[str, str], notes: Sequence[str] = ()) -> npt.NDArray[np.uint8]:
+    """Rows, columns, RGB: a row of planes for each layer, with square pixels.
+
+    names: of labels, by their number; notes: written below.
+    """
+    rows = [_row(view, layer, names) for layer in view.layers] or [_row(view, None, names)]
+    return _stacked([*rows, *(_words([(_printable(note, 200), None)]) for note in notes)])
 
 
 def panel(view: View, layer: Layer | None, plane: str, index: int) -> npt.NDArray[np.uint8]:
@@ -86,13 +92,13 @@ def _row(view: View, layer: Layer | None, names: Mapping[str, str]) -> npt.NDArr
     return _stacked([row, _words(legend)]) if legend else row
 
 
-def _legend(layer: Layer | None, names: Mapping[str, str]) -> Sequence[tuple[str, tuple[int, int, int]]]:
+def _legend(layer: Layer | None, names: Mapping[str, str]) -> Sequence[Word]:
     labels = sorted(layer.labels)[:_MOST_WORDS] if layer is not None else ()
     return [(_printable(names.get(str(label), str(label))), label_colour(label)) for label in labels]
 
 
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else " " for c in name)[:40]
+def _printable(text: str, longest: int = 40) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:longest]
 
 
 def _edged(seen: npt.NDArray[np.uint8], edges: str) -> npt.NDArray[np.uint8]:
@@ -110,16 +116,18 @@ def _edged(seen: npt.NDArray[np.uint8], edges: str) -> npt.NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def _words(legend: Sequence[tuple[str, tuple[int, int, int]]]) -> npt.NDArray[np.uint8]:
-    """Words with their colours before them."""
+def _words(line: Sequence[Word]) -> npt.NDArray[np.uint8]:
+    """Words, those with a colour with a square of it before them."""
     from PIL import Image as Pictures, ImageDraw
 
-    font, before = _font(), _WORDS + 2
-    widths = [int(font.getlength(word)) + before + 8 for word, _ in legend]
+    font = _font()
+    befores = [_WORDS + 2 if colour else 0 for _, colour in line]
+    widths = [int(font.getlength(word)) + before + 8 for (word, _), before in zip(line, befores)]
     picture = Pictures.new("RGB", (2 + sum(widths), _WORDS + 6), _PAPER)
     draw, left = ImageDraw.Draw(picture), 2
-    for (word, colour), width in zip(legend, widths):
-        draw.rectangle((left, 4, left + _WORDS - 4, _WORDS), fill=colour)
+    for (word, colour), before, width in zip(line, befores, widths):
+        if colour:
+            draw.rectangle((left, 4, left + _WORDS - 4, _WORDS), fill=colour)
         draw.text((left + before, 1), word, fill=_INK, font=font)
         left += width
     return np.asarray(picture)
