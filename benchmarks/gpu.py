@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import statistics
 import subprocess
@@ -41,8 +42,11 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Measured:
+    """cost: what the run's record says of it, {} for the bare loop."""
+
     passage: Passage
     busy: float | None
+    cost: dict[str, Any] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -107,21 +111,22 @@ def demand_cuda(setting: Setting) -> None:
 def measure(
     options: argparse.Namespace, setting: Setting, cases: list[ways.Case], folder: Path
 ) -> list[dict[str, Measured]]:
-    def ours(number: int) -> Passage:
+    def ours(number: int) -> tuple[Passage, dict[str, Any]]:
         run = folder / f"run{number}"
         passage = ways.submit(setting, setting.inputs, run)
+        cost = json.loads((run / "record.json").read_bytes())["cost"]
         shutil.rmtree(run)
-        return passage
+        return passage, cost
 
-    def watched(way: Callable[[int], Passage]) -> Callable[[int], Measured]:
+    def watched(way: Callable[[int], tuple[Passage, dict[str, Any]]]) -> Callable[[int], Measured]:
         def run(number: int) -> Measured:
             with gauge(setting.gpu) as seen:
-                passage = way(number)
-            return Measured(passage, seen.mean(passage))
+                passage, cost = way(number)
+            return Measured(passage, seen.mean(passage), cost)
 
         return run
 
-    both = {"bare": watched(lambda _: ways.bare(setting, cases)), "ours": watched(ours)}
+    both = {"bare": watched(lambda _: (ways.bare(setting, cases), {})), "ours": watched(ours)}
     return ways.turn_about(both, options.repeats)
 
 
@@ -163,10 +168,17 @@ def report(precision: str, batch: int, rounds: list[dict[str, Measured]]) -> dic
         ("  ratio", spread(ratio)),
         ("GPU busy, bare loop", _percent(bare)),
         ("GPU busy, mh-hpc", _percent(ours)),
+        *((f"most {name} of a case", _cost(ours, name, "max")) for name in ("peak_mb", "gpu_peak_mb")),
+        ("gpu_energy_j per case", _cost(ours, "gpu_energy_j", "mean")),
     ])
-    facts = {way: [{"images_per_s": each[way].passage.rate, "gpu_busy_percent": each[way].busy} for each in rounds]
-             for way in ("bare", "ours")}
+    facts = {way: [{"images_per_s": each[way].passage.rate, "gpu_busy_percent": each[way].busy,
+                    "cost": each[way].cost} for each in rounds] for way in ("bare", "ours")}
     return {"ratio": statistics.median(ratio), **facts}
+
+
+def _cost(measured: list[Measured], name: str, figure: str) -> str:
+    seen = [each.cost[name][figure] for each in measured if each.cost[name]]
+    return spread(seen, ".1f") if seen else f"      {measured[0].cost['missing'][name]}"
 
 
 def _percent(measured: list[Measured]) -> str:

@@ -172,7 +172,7 @@ class WorkerRun:
             "unmeasured": dict(self.predictor.unmeasured),
             "software": __version__,
             "log": log_path.name if log_path else None,
-            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "seconds": {stage: round(value, 6) for stage, value in seconds.items()},
         }
 
 

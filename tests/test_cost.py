@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grounds import IMAGE, OBEDIENT
+from grounds import IMAGE, OBEDIENT, REPO
 from runkit import Here, Site, local_run
 from shardkit import PLAN, RUN, paths, result
 
@@ -111,6 +112,56 @@ def test_a_gpu_that_workers_share_is_not_measured() -> None:
     meter.begin()
     assert meter.answered(1) == (None, None)
     meter.close()
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry that knows the obedient model."""
+    entry = json.loads((REPO / "registry/models/phantom-brats.json").read_bytes())
+    entry.update(name="obedient", id=json.loads((OBEDIENT / "contrib_src/model/config.json").read_bytes())["id"])
+    folder = tmp_path_factory.mktemp("shelf")
+    (folder / "models").mkdir()
+    (folder / "models/obedient.json").write_text(json.dumps(entry))
+    return folder
+
+
+def test_what_past_runs_of_a_model_took(site: Site, shelf: Path, tmp_path: Path) -> None:
+    """Two runs of it, in a folder of runs with one that has not ended, one of another model, and what is no run."""
+    for number in (1, 2):
+        shutil.copytree(site.outdir, tmp_path / f"runs/{number}")
+    slower = json.loads((tmp_path / "runs/2/record.json").read_bytes())
+    slower["seconds_per_case"].update(median=7.0, p95=8.0)
+    slower["counts"]["done"] = 50
+    slower["cost"].update(gpu_peak_mb={"cases": 4, "max": 900.0}, gpu_energy_j={"cases": 4, "total": 10.0})
+    (tmp_path / "runs/2/record.json").write_text(json.dumps(slower))
+    shutil.copytree(site.outdir, tmp_path / "runs/unfinished", ignore=shutil.ignore_patterns("record.json"))
+    for name, record in (("other", {**slower, "model": {"id": "x"}}), ("odd", {"model": slower["model"], "cost": 1})):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "run.json").touch()
+        (tmp_path / "runs" / name / "record.json").write_text(json.dumps(record))
+    here = Here(tmp_path)
+    told = here.json("show", "obedient", "--measured", "--registry", shelf)
+    worker = site.record()["workers"][0]
+    known, odd = sorted(told["measured"], key=lambda each: each["hardware"] == "not recorded")
+    assert worker["cpu_model"] and known == {
+        "hardware": worker["cpu_model"], "version": slower["model"]["version"], "runs": 2, "cases": 55,
+        "seconds": 7.0, "p95_s": 8.0, "peak_mb": site.record()["cost"]["peak_mb"]["max"], "gpu_peak_mb": 900.0,
+        "gpu_energy_j": 2.5}
+    assert (odd["runs"], odd["cases"], odd["seconds"], odd["peak_mb"]) == (1, 0, None, None)
+    assert told["stated"]["seconds_per_case"] is not None
+    one = here.json("show", "obedient", "--measured", "--in", "runs/1", "--registry", shelf)["measured"]
+    assert [(each["runs"], each["cases"], each["gpu_energy_j"]) for each in one] == [(1, 5, None)]
+
+
+def test_measured_for_people(site: Site, shelf: Path, tmp_path: Path) -> None:
+    here, asked = Here(tmp_path), ("show", "obedient", "--registry", shelf)
+    head, row, says = here(*asked, "--measured", "--in", site.outdir).out.splitlines()
+    assert head.startswith("hardware") and f"  {site.record()['model']['version']}  " in row
+    assert row.split()[-2:] == ["-", "-"] and says.startswith("The registry says: ")
+    assert "lies in runs. Others:  --in DIR" in here(*asked, "--measured").out
+    missing = here(*asked, "--measured", "--in", "nowhere")
+    assert missing.code == 2 and "there is no folder nowhere" in missing.err
+    assert here(*asked, "--in", ".").code == 2
 
 
 def reply(**fields: Any) -> float | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from modelhub_hpc.cli.output import aligned, number, one_line
 from modelhub_hpc.models.entry import Accuracy, Entry, Input, Limit, Output, Version
 from modelhub_hpc.models.shelves import Found
+
+if TYPE_CHECKING:
+    from modelhub_hpc.runs.measured import Measured
 
 _UNKNOWN = "not known"
 _INDENT = "  "
@@ -25,6 +29,18 @@ def card(found: Found, version: Version) -> Iterator[str]:
     yield from _section("What to know", ((f"- {each}",) for each in _notes(entry)))
     yield from _section("Versions", _versions(found, version))
     yield from _section("Reference", ((each,) for each in _reference(entry)))
+
+
+def measured_rows(found: Iterable[Measured]) -> Iterator[Row]:
+    """What runs took, below a row with titles; "-" is what was never measured."""
+    yield (
+        *("hardware", "version", "runs", "cases", "s per case", "95 % within s"),
+        *("peak MiB", "GPU peak MiB", "GPU J per case"),
+    )
+    for each in found:
+        figures = each.seconds, each.p95_s, each.peak_mb, each.gpu_peak_mb, each.gpu_energy_j
+        cells = ("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in figures)
+        yield one_line(each.hardware), one_line(each.version), f"{each.runs:,}", f"{each.cases:,}", *cells
 
 
 def gpu(entry: Entry) -> str:
@@ -50,7 +66,7 @@ def _facts(found: Found, version: Version) -> Iterator[Row]:
     yield from (("output", _output(each)) for each in entry.io.outputs)
     yield "runs on", ", ".join((*entry.backend, f"Python {entry.python or '?'}", *version.image.holds))
     yield "GPU", _gpu(entry)
-    yield "takes", _resources(entry)
+    yield "takes", resources(entry)
     yield "licence", _licence(entry)
     yield "id", entry.id
     yield "registry", found.shelf.name + (f" (also in: {', '.join(found.hidden)})" if found.hidden else "")
@@ -101,7 +117,8 @@ def _gpu(entry: Entry) -> str:
     return "; ".join(filter(None, (word, image, newest)))
 
 
-def _resources(entry: Entry) -> str:
+def resources(entry: Entry) -> str:
+    """What a case takes, as the entry has it."""
     known = entry.resources
     parts = [
         f"{amount:.3g} {unit}"

@@ -14,6 +14,7 @@ from modelhub_hpc.cli.output import Voice, many_lines, number, one_line, voice_o
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_INVALID, InvalidError, UsageError, shown
 
 if TYPE_CHECKING:
+    from modelhub_hpc.models.entry import Entry
     from modelhub_hpc.models.shelves import Found, Shelf
 
 # what a command needs is imported when it runs, so that --help and completion are quick
@@ -68,17 +69,27 @@ def search(words: tuple[str, ...], as_json: bool, refresh: bool, **given: Any) -
 @click.command()
 @click.argument("model")
 @click.option("--bibtex", is_flag=True, help="Only the BibTeX of its publication.")
+@click.option("--measured", is_flag=True, help="What past runs of it took: time, memory, energy, by hardware.")
+@click.option("--in", "folders", type=click.Path(path_type=Path), multiple=True, metavar="DIR",
+              help="For --measured: a run, or a folder of runs; repeatable [./runs].")
 @_of_registries
-def show(model: str, bibtex: bool, as_json: bool, refresh: bool, **given: Any) -> int:
+def show(
+    model: str, bibtex: bool, measured: bool, folders: tuple[Path, ...], as_json: bool, refresh: bool, **given: Any
+) -> int:
     """Show all that the registry knows of MODEL, a NAME or NAME@VERSION, and its versions side by side."""
     from modelhub_hpc.cli.card import card
     from modelhub_hpc.models import citation, pulled, shelves
+
+    if folders and not measured:
+        raise UsageError("--in says where runs lie, for:  mh-hpc show MODEL --measured")
 
     voice = voice_of(as_json)
     name, wanted = pulled.parse(model)
     site = config.load(site_flags(given))
     found = shelves.find(name, shelves.shelves(site, refresh))
     version = found.entry.version(wanted or None)
+    if measured:
+        return _show_measured(found.entry, wanted or None, folders, voice)
     cited = citation.bibtex(found.entry)
     if as_json:
         voice.answer({**_facts(found), "shown": version.version, "bibtex": cited})
@@ -91,6 +102,30 @@ def show(model: str, bibtex: bool, as_json: bool, refresh: bool, **given: Any) -
         raise InvalidError(f"The registry knows no publication of '{shown(name)}'.")
     else:
         click.echo(many_lines(cited))
+    return EXIT_DONE
+
+
+def _show_measured(entry: Entry, version: str | None, folders: Sequence[Path], voice: Voice) -> int:
+    import dataclasses
+
+    from modelhub_hpc.cli.card import measured_rows, resources
+    from modelhub_hpc.cli.runs import RUNS
+    from modelhub_hpc.runs.measured import measured
+
+    absent = [one_line(folder) for folder in folders if not folder.is_dir()]
+    if absent:
+        raise UsageError(f"--in: there is no folder {', '.join(absent)}.")
+    found = [each for each in measured(entry.id, folders or (RUNS,)) if version in (None, each.version)]
+    if voice.json:
+        stated = dataclasses.asdict(entry.resources)
+        voice.answer({"model": entry.name, "measured": [vars(each) for each in found], "stated": stated})
+        return EXIT_DONE
+    if found:
+        voice.columns(measured_rows(found))
+    else:
+        places = ", ".join(one_line(folder) for folder in folders or (RUNS,))
+        voice.say(f"No run of {one_line(entry.name)} that has ended lies in {places}. Others:  --in DIR")
+    voice.say(f"The registry says: {one_line(resources(entry))}")
     return EXIT_DONE
 
 

@@ -240,17 +240,17 @@ def _cost(facts: RunFacts, counts: Tally) -> dict[str, Json]:
     measured: dict[str, Json] = {
         name: asdict(counts.cost[name]) if name in counts.cost else None for name in _COSTS
     }
-    missing: dict[str, Json] = {
-        name: _why_missing(name, facts.workers) for name in _COSTS if name not in counts.cost
-    }
+    reasons = {name: _why_missing(name, facts.workers, name in counts.cost) for name in _COSTS}
+    missing: dict[str, Json] = {name: reason for name, reason in reasons.items() if reason is not None}
     seconds = counts.seconds.total if counts.seconds else 0.0
     return {"model_seconds": seconds, **measured, "missing": missing}
 
 
-def _why_missing(name: str, workers: Sequence[Maker]) -> str:
+def _why_missing(name: str, workers: Sequence[Maker], of_some: bool) -> str | None:
+    """of_some: some cases have that figure, and those of the workers that say why not have none."""
     reasons = sorted({worker.unmeasured[name] for worker in workers if name in worker.unmeasured})
-    if reasons:
-        return "; ".join(reasons)
+    if reasons or of_some:
+        return "; ".join(reasons) or None
     if name == "peak_mb":
         return "no model's process said it: its kernel does not tell, no case reached one, or the run is from before"
     return "not asked of the GPUs" if any(worker.gpus for worker in workers) else "no GPU was used"

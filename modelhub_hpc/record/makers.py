@@ -41,7 +41,7 @@ class Maker:
             "gpu_driver": self.gpu_driver,
             "unmeasured": dict(self.unmeasured),
             "chunks": self.chunks,
-            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "seconds": {stage: round(value, 6) for stage, value in self.seconds.items()},
         }
 
 
@@ -72,4 +72,4 @@ def stages(of: list[Maker]) -> dict[str, float]:
     for each in of:
         for stage, seconds in each.seconds.items():
             sums[stage] += seconds
-    return {stage: round(seconds, 3) for stage, seconds in sums.items()}
+    return {stage: round(seconds, 6) for stage, seconds in sums.items()}
