@@ -1,15 +1,17 @@
-"""What is derived from the shards when a driver ends: results.csv, failures.csv and record.json."""
+"""What is derived from the shards when a driver ends: results.csv, failures.csv, record.json and its publication."""
 
 from __future__ import annotations
 
 import calendar
 import json
+import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from modelhub_hpc import config, slurm
+from modelhub_hpc import apptainer, config, slurm
+from modelhub_hpc.errors import ModelHubError
 from modelhub_hpc.plan import Chunk
 from modelhub_hpc.plan.manifest import Manifest
 from modelhub_hpc.record import (
@@ -26,6 +28,8 @@ from modelhub_hpc.record import (
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import Json
 from modelhub_hpc.slurm import Usage
+
+_log = logging.getLogger(__name__)
 
 _PAUSES_S = (1, 2, 4, 8)  # in which workers leave, and accounting hears of it
 
@@ -45,8 +49,11 @@ def write(paths: RunPaths, run: RunRequest, chunks: Sequence[Chunk], stopped: st
     failed = (manifest.stream(), results()) if found.failed else ((), ())
     write_failures_csv(paths.failures_csv, *failed)
     jobs, used = jobs_of(paths, patient=stopped is None)
-    record = build_record(_facts(paths, run, stopped, code, jobs), found)
-    replace_json(paths.record_json, {**record, "usage": used})
+    record = {**build_record(_facts(paths, run, stopped, code, jobs), found), "usage": used, "repeats": run.repeats}
+    replace_json(paths.record_json, record)
+    from modelhub_hpc import publication  # here, since models end meanwhile, and results wait for no import
+
+    publication.write(paths, run, record)
 
 
 def _facts(
@@ -64,6 +71,7 @@ def _facts(
             ("modelhub-hpc", run.software),
             ("engine", run.engine),
             ("python", platform.python_version()),
+            *_platforms(run, jobs),
         ),
         command=run.command,
         site=config.to_json(run.site),
@@ -74,6 +82,17 @@ def _facts(
         workers=tuple(makers(paths)),
         jobs=tuple(jobs),
     )
+
+
+def _platforms(run: RunRequest, jobs: Sequence[dict[str, Json]]) -> Iterator[tuple[str, str]]:
+    """The versions of what the run ran on, as far as they can be had here."""
+    try:
+        if run.image:
+            yield "apptainer", apptainer.version()
+        if jobs:
+            yield "slurm", slurm.cluster().version
+    except ModelHubError as error:
+        _log.info("the record is without a version: %s", error)
 
 
 def jobs_of(paths: RunPaths, patient: bool) -> tuple[list[dict[str, Json]], dict[str, Json] | None]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
@@ -22,6 +20,7 @@ from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError, InvalidError, TryAgainError, shown
 from modelhub_hpc.gpumeter import GpuMeter
 from modelhub_hpc.plan import Case
+from modelhub_hpc.plan.files import files_of, identity_of, series_of
 from modelhub_hpc.record import UNMEASURED, ArrayOutput, CaseError, CaseResult, Cost, Output, check_storable
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.session import Session, SessionError, StartError
@@ -223,20 +222,18 @@ class Predictor:
 
     def _inspect(self, case: Case) -> None:
         self._unchanged(case)
-        for path in _files(case):
+        for path in files_of(case):
             inputs.check(path, self._limits)
             if self._run.site.nan == "fail" and (count := inputs.non_finite(path)):
                 message = f"{count} voxels of {path} are not finite (--nan keep accepts them)"
                 raise InputError("non-finite", message)
 
     def _visible(self, case: Case) -> tuple[tuple[str, str], ...]:
-        aliases, files = self._warm().aliases, _series(case)
+        aliases, files = self._warm().aliases, series_of(case)
         return ((case.inputs[0][0], aliases.gathered(files)),) if files else aliases.visible(case.inputs)
 
     def _unchanged(self, case: Case) -> None:
-        now = [inputs.identity(path) for path in _files(case)]
-        size, mtime_ns = sum(size for size, _ in now), max(mtime_ns for _, mtime_ns in now)
-        if (size, mtime_ns) != (case.input_bytes, case.input_mtime_ns):
+        if identity_of(case) != (case.input_bytes, case.input_mtime_ns):
             names = ", ".join(path for _, path in case.inputs)
             raise InputError("changed", f"changed since the run was planned: {names}")
 
@@ -282,23 +279,6 @@ def _hand_back_if_ended(error: SessionError | StartError) -> None:
         raise HERE.ended() from error
 
 
-def _files(case: Case) -> tuple[str, ...]:
-    """What the case is made of, in the order of its inputs; a folder with one series stands for its files."""
-    return _series(case) or tuple(path for _, path in case.inputs)
-
-
-def _series(case: Case) -> tuple[str, ...]:
-    """The files of a DICOM series that shares its folder with others; () for any other case."""
-    uid = dict(case.columns).get("series_uid")
-    return _series_in(case.inputs[0][1], uid) if uid and len(case.inputs) == 1 else ()
-
-
-@functools.lru_cache(maxsize=4)
-def _series_in(folder: str, uid: str) -> tuple[str, ...]:
-    # every header of the folder is read, and a case needs the answer several times
-    return tuple(inputs.series_files(folder, uid)) if os.path.isdir(folder) else ()
-
-
 def _share(gpus: tuple[str, ...], slot: int, workers: int) -> tuple[str, ...]:
     """The GPUs of one of several workers: as many as can be given to it alone, else one that it shares."""
     if not gpus:
@@ -323,7 +303,7 @@ def _arrays(outputs: tuple[RawOutput, ...], specs: tuple[OutputSpec, ...], case:
     """The outputs that are arrays, by name; outputs belong to specs by position."""
     if not any(output.array for output in outputs):
         return {}
-    place = _geometry(_files(case)[0])
+    place = _geometry(files_of(case)[0])
     return {
         output.name: ArrayOutput(output.array.array, output.type, output.description, {**place, **_axes(spec)})
         for output, spec in zip_longest(outputs, specs)

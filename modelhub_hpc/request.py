@@ -23,7 +23,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run. plan: sha256 of the manifest; roots: folders that the model may read; created: UTC, ISO 8601."""
+    """One run. plan: sha256 of the manifest; roots: folders that the model may read; created: UTC, ISO 8601.
+
+    repeats: the id of the run that this one repeats.
+    """
 
     run_id: str
     created: str
@@ -37,9 +40,12 @@ class RunRequest:
     roots: tuple[Path, ...]
     plan: str
     cases: int
+    repeats: str | None = None
 
     def to_json(self) -> dict[str, Json]:
         plain = _plain({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "site"})
+        if self.repeats is None:
+            del plain["repeats"]  # which earlier versions do not know
         return {"format": FORMAT, **plain, "site": config.to_json(self.site)}
 
     def session_spec(self, logs: Path | None, gpus: tuple[str, ...]) -> SessionSpec:

@@ -102,6 +102,24 @@ class RunPaths:
         return self.root / "failures.csv"
 
     @property
+    def crate_json(self) -> Path:
+        """The run folder described as an RO-Crate; with `methods_md` and `citation_bib` made for a publication."""
+        return self.root / "ro-crate-metadata.json"
+
+    @property
+    def methods_md(self) -> Path:
+        return self.root / "methods.md"
+
+    @property
+    def citation_bib(self) -> Path:
+        return self.root / "CITATION.bib"
+
+    @property
+    def inputs_sha256(self) -> Path:
+        """sha256 of all input files, where somebody has asked for them."""
+        return self.root / "inputs.sha256"
+
+    @property
     def private(self) -> Path:
         """Mode 0700: owner records, the manifest's index, the workers' own files."""
         return self.root / ".mh-hpc"
@@ -110,6 +128,11 @@ class RunPaths:
     def order_json(self) -> Path:
         """What the next driver is asked to do."""
         return self.private / "order.json"
+
+    @property
+    def statement_json(self) -> Path:
+        """What was stated of the run for its publication."""
+        return self.private / "statement.json"
 
     @property
     def round_json(self) -> Path:

@@ -1,0 +1,119 @@
+"""The paragraph of a paper that says what was run, with the numbers of the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modelhub_hpc.models.entry import Entry
+from modelhub_hpc.publication.references import References, mark
+from modelhub_hpc.request import RunRequest
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|@$~^])")
+
+
+def text(run: RunRequest, record: Mapping[str, Any], entry: Entry | None, cited: References) -> str:
+    """Markdown in which pandoc resolves the references: pandoc --citeproc --bibliography CITATION.bib methods.md"""
+    sentences = [
+        *_model(run, entry, cited),
+        *_cases(record),
+        *_container(run, record, cited),
+        *_hardware(run, record, cited),
+        *_time(record),
+    ]
+    return " ".join(sentences) + "\n"
+
+
+def _model(run: RunRequest, entry: Entry | None, cited: References) -> Iterator[str]:
+    model = run.model
+    title = f"{plain(entry.title)} ({plain(model.name)}, " if entry and entry.title != model.name else ""
+    named = title or f"{plain(model.name)} ("
+    yield (
+        f"Predictions were made with the model {named}version {plain(model.version)}, SHA-256 of its files "
+        f"{model.digest}){mark(cited.model)} in the template of ModelHub.AI{mark(cited.modelhub)}, "
+        f"run by modelhub-hpc {plain(run.software)}{mark(cited.software)}."
+    )
+    if run.repeats:
+        yield f"The run repeats an earlier one ({plain(run.repeats)})."
+
+
+def _cases(record: Mapping[str, Any]) -> Iterator[str]:
+    counts = record["counts"]
+    cases, done = counts["cases"], counts["done"]
+    yield f"Of {_number(cases, 'case')}, {done:,} {'was' if done == 1 else 'were'} predicted{_not_done(record)}."
+    if counts["retried"]:
+        yield f"{_number(counts['retried'], 'case')} took more than one attempt."
+
+
+def _not_done(record: Mapping[str, Any]) -> str:
+    counts = record["counts"]
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in record["failures"].items())
+    failed = f" and {counts['failed']:,} failed ({kinds})" if counts["failed"] else ""
+    pending = f"; {counts['pending']:,} were not computed" if counts["pending"] else ""
+    return failed + pending
+
+
+def _container(run: RunRequest, record: Mapping[str, Any], cited: References) -> Iterator[str]:
+    network = "with access to the network" if run.site.allow_network else "without network"
+    if run.image is None:
+        yield f"The model ran without a container, in Python {plain(record['versions']['python'])}."
+        return
+    version = record["versions"].get("apptainer")
+    runtime = f"Apptainer {plain(version)}" if version else "Apptainer"
+    source = f", converted from {run.image.digest}" if run.image.digest else ""
+    yield (
+        f"It ran in the container image {plain(run.image.name)} (SHA-256 {run.image.sha256}{source}) "
+        f"under {runtime}{mark(cited.apptainer)}, {network}."
+    )
+
+
+def _hardware(run: RunRequest, record: Mapping[str, Any], cited: References) -> Iterator[str]:
+    workers, nodes = len(record["workers"]), len(record["nodes"])
+    gpus = sorted({model for worker in record["workers"] for model in worker["gpu_models"]})
+    on = f"GPUs ({', '.join(map(plain, gpus))})" if gpus else "CPUs"
+    place = f"{_number(workers, 'worker')} on {_number(nodes, 'node')}"
+    if not record["jobs"]:
+        yield f"The computation used {on}, with {place}."
+        return
+    version = record["versions"].get("slurm")
+    slurm = f"Slurm {plain(version)}" if version else "Slurm"
+    jobs = _number(len(record["jobs"]), "job")
+    yield f"The computation used {on}, with {place}, in {jobs} of {slurm}{mark(cited.slurm)}{_used(record)}."
+
+
+def _used(record: Mapping[str, Any]) -> str:
+    """What SLURM has accounted for, where it keeps accounts."""
+    usage = record.get("usage") or {}
+    found = [
+        f"{usage[name]:,.1f} {unit}"
+        for name, unit in (("cpu_hours", "CPU hours"), ("gpu_hours", "GPU hours"), ("peak_mb", "MiB at most"))
+        if usage.get(name)
+    ]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _time(record: Mapping[str, Any]) -> Iterator[str]:
+    seconds = record["seconds_per_case"]
+    if seconds:
+        yield (
+            f"A case took a median of {_seconds(seconds['median'])} in the model "
+            f"(95th percentile {_seconds(seconds['p95'])}, longest {_seconds(seconds['longest'])})."
+        )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def plain(given: str) -> str:
+    """Text from a model as what it is in Markdown: one line without markup.
+
+    >>> print(plain("U_Net [v2]\\n# x"))
+    U\\_Net \\[v2\\] \\# x
+    """
+    return _MARKUP.sub(r"\\\1", " ".join(given.split()))
