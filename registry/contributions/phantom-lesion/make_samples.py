@@ -47,6 +47,7 @@ def write(phantom: Phantom, number: int, path: Path) -> None:
     image.SOPClassUID, image.Modality = CTImageStorage, "CT"
     image.StudyInstanceUID, image.SeriesInstanceUID = STUDY, f"{STUDY}.1"
     image.SOPInstanceUID, image.InstanceNumber = f"{STUDY}.1.{number + 1}", number + 1
+    image.FrameOfReferenceUID = f"{STUDY}.2"
     image.PatientName, image.PatientID = "Phantom^Lesion", "phantom-lesion"
     image.Rows, image.Columns = phantom.hounsfield.shape
     image.PixelSpacing = [SPACING_MM] * 2
