@@ -172,10 +172,9 @@ def test_a_batch_that_failed_does_not_count_for_its_cases(start):
     assert max(alone[:2]) < 8 and abs(alone[2] - 80) < 8
 
 
-def test_a_peak_that_the_kernel_does_not_tell_is_not_made_up(start):
-    no_more_files = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (3, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
-    service = start(MISCHIEF_AT_LOAD=no_more_files)
-    answers = [service.answer(input) for input in ("fine", "needs 40 in vain")]
+def test_a_peak_that_cannot_be_told_is_not_made_up(mischief):
+    mischief.answer("opens_no_more")
+    answers = [mischief.answer(input) for input in ("fine", "needs 40 in vain")]
     assert [(each["type"], each["peak_mb"]) for each in answers] == [("done", None), ("failed", None)]
 
 

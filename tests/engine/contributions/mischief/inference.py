@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -33,6 +34,10 @@ class Model(ModelBase):
         block = b"x" * (int(input.split(" ")[1]) * 2 ** 20)
         if input.endswith("in vain"):
             raise ValueError(len(block))
+        return input
+
+    def opens_no_more(self, input):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         return input
 
     def finds_nothing(self, input):
