@@ -71,7 +71,7 @@ class _ReaderGone(Exception):
 class _Commands(click.Group):
     """All commands; modules of some, which import much, are imported when one of them is asked for."""
 
-    later = {name: f"modelhub_hpc.cli.{name}" for name in ("export", "images", "recipe", "report", "site")}
+    later = {name: f"modelhub_hpc.cli.{name}" for name in ("benchmark", "export", "images", "recipe", "report", "site")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.later])

@@ -72,7 +72,7 @@ def input_names(model: Contribution) -> dict[str, tuple[str, ...]]:
 
 def read_csv(path: str, model: Contribution) -> Iterator[Draft]:
     """The cases of a CSV, TSV or semicolon table; InvalidError names the line at fault."""
-    rows = _rows(path)
+    rows = rows_of(path)
     _, header = next(rows, (1, []))
     columns = _columns(path, header, model)
     hashes = array("q")
@@ -88,7 +88,7 @@ def read_csv(path: str, model: Contribution) -> Iterator[Draft]:
 
 def _refuse_twins(path: str) -> None:
     """InvalidError where two rows have one case_id. Reads the table again, since one that is right needs no names."""
-    rows = _rows(path)
+    rows = rows_of(path)
     _, header = next(rows)
     lines: dict[str, int] = {}
     for line, row in rows:
@@ -102,7 +102,7 @@ def _at(path: str, line: int, what: str) -> InvalidError:
     return InvalidError(f"{shown(path)}, line {line}: {what}.")
 
 
-def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
+def rows_of(path: str) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, fields) of every row that is not blank."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -1,0 +1,1 @@
+"""Runs against a reference, and against each other: what the paper's case studies measure."""
