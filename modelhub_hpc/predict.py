@@ -303,7 +303,7 @@ def _arrays(outputs: tuple[RawOutput, ...], specs: tuple[OutputSpec, ...], case:
     """The outputs that are arrays, by name; outputs belong to specs by position."""
     if not any(output.array for output in outputs):
         return {}
-    place = _geometry(files_of(case)[0])
+    place = _geometry(case)
     return {
         output.name: ArrayOutput(output.array.array, output.type, output.description, {**place, **_axes(spec)})
         for output, spec in zip_longest(outputs, specs)
@@ -316,10 +316,10 @@ def _axes(spec: OutputSpec | None) -> dict[str, str]:
     return {"axes": spec.axes} if spec is not None and spec.axes else {}
 
 
-def _geometry(path: str) -> dict[str, tuple[float, ...]]:
-    """Size, spacing, origin and direction of the input, if it has them."""
+def _geometry(case: Case) -> dict[str, tuple[float, ...]]:
+    """Size, spacing, origin and direction of the input, the first one of several, if it has them."""
     try:
-        space = inputs.geometry(path)
+        space = inputs.geometry(case.inputs[0][1], series_of(case))
     except InputError:
         return {}  # the model could read what we cannot: its result counts, without a place in space
     return dataclasses.asdict(space) if space else {}

@@ -62,6 +62,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     dark = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))  # type: ignore[no-untyped-call]
     nibabel.save(dark, inputs / "dark.nii")
     truth["dark"] = np.zeros((6, 5, 4), int)
+    for number in (1, 2):  # two series in one folder
+        uid = f"2.25.9{number}"
+        truth[f"mixed_{uid}.1"] = spacekit.dicom(inputs / "mixed", POSES["oblique"], 30 + number, uid)
     (inputs / "broken.nii.gz").write_bytes(b"\x1f\x8b nothing")
     run = folder / "run"
     submit = ["submit", "--model", THRESHOLD, "--inputs", inputs, "--outdir", run, "--scratch-dir", folder]
@@ -86,42 +89,46 @@ def exported(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, told
 
 
-IN_SPACE = [f"{kind}-{name.replace(' ', '-')}" for kind in ("nifti", "dicom") for name in POSES] + ["single"]
+SERIES = [f"dicom-{name.replace(' ', '-')}" for name in POSES]
+NIFTI = [f"nifti-{name.replace(' ', '-')}" for name in POSES]
+DICOM = [*SERIES, "single", "mixed_2.25.91.1", "mixed_2.25.92.1"]
 
 
-def sitk_input(path: Path) -> Any:
+def files_of(study: Study, name: str) -> list[Path]:
+    """The files that a case was made of; those of a series along its normal, as SimpleITK sorts them."""
+    if name in ("single", *NIFTI):
+        return [next(path for path in study.inputs.iterdir() if path.name.split(".")[0] == name)]
+    folder, _, series = name.partition("_")
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(study.inputs / folder), series)
+    return [Path(each) for each in names]
+
+
+def sitk_input(study: Study, name: str) -> Any:
     """The input as SimpleITK reads it."""
-    if path.is_dir():
-        return SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
-    return SimpleITK.ReadImage(str(path))
-
-
-def input_of(study: Study, name: str) -> Path:
-    return next(path for path in study.inputs.iterdir() if path.name.split(".")[0] == name)
+    files = [str(path) for path in files_of(study, name)]
+    return SimpleITK.ReadImage(files if len(files) > 1 else files[0])
 
 
 @pytest.mark.parametrize("output", MASKS)
-@pytest.mark.parametrize("name", IN_SPACE)
+@pytest.mark.parametrize("name", [*NIFTI, *DICOM])
 def test_masks_lie_where_the_input_lies(study: Study, exported: tuple[Path, Any], name: str, output: str) -> None:
     """SimpleITK resamples the mask to the grid of the input, and finds there what is bright in the input."""
-    given = sitk_input(input_of(study, name))
+    given = sitk_input(study, name)
     mask = SimpleITK.ReadImage(str(exported[0] / f"nifti/{output}/{name}.nii.gz"))
     on_input = SimpleITK.Resample(mask, given, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 99)
     seen = SimpleITK.GetArrayFromImage(given)
-    offset = 0 if name.startswith("nifti") else 0
-    assert np.array_equal(SimpleITK.GetArrayFromImage(on_input), labels(seen - offset))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(on_input), labels(seen))
     assert np.array_equal(labels(seen), study.truth[name])
     assert mask.GetPixelID() == SimpleITK.sitkUInt8
 
 
-@pytest.mark.parametrize("name", [each for each in IN_SPACE if not each.startswith("nifti")])
+@pytest.mark.parametrize("name", DICOM)
 def test_masks_of_dicom_lie_where_the_standard_says(study: Study, exported: tuple[Path, Any], name: str) -> None:
     """nibabel's affine leads from the place of each pixel, reckoned by hand, to the voxel with its label."""
-    path = input_of(study, name)
     mask = nibabel.load(exported[0] / f"nifti/mask_xyz/{name}.nii.gz")  # type: ignore[attr-defined]
     data, back = np.asarray(mask.dataobj), np.linalg.inv(mask.affine)
     seen = 0
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in files_of(study, name):
         image = pydicom.dcmread(file)
         places = spacekit.pixel_places(image) * (-1, -1, 1)
         indices = places @ back[:3, :3].T + back[:3, 3]
@@ -133,9 +140,9 @@ def test_masks_of_dicom_lie_where_the_standard_says(study: Study, exported: tupl
     assert seen == data.size
 
 
-@pytest.mark.parametrize("name", [each for each in IN_SPACE if each.startswith("nifti")])
+@pytest.mark.parametrize("name", NIFTI)
 def test_nifti_in_nifti_out(study: Study, exported: tuple[Path, Any], name: str) -> None:
-    given = nibabel.load(input_of(study, name))  # type: ignore[attr-defined]
+    given = nibabel.load(files_of(study, name)[0])  # type: ignore[attr-defined]
     mask = nibabel.load(exported[0] / f"nifti/mask/{name}.nii.gz")  # type: ignore[attr-defined]
     assert np.allclose(mask.affine, given.affine, atol=1e-4) and mask.get_data_dtype() == np.uint8
     assert np.allclose(mask.get_qform(), mask.get_sform(), atol=1e-4) and int(mask.header["sform_code"]) == 1

@@ -137,7 +137,7 @@ def _references(item: Item) -> Json:
     """What a structure set refers to; None where the input is not DICOM."""
     try:
         first = item.source.slices[0]
-    except (LeftOut, IndexError):
+    except LeftOut:
         return None
     wanted = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID")
     return {name: str(first[name].value) for name in wanted if name in first}

@@ -16,6 +16,7 @@ from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError, UnfitError
 from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.plan import Case
+from modelhub_hpc.plan.files import identity_of, series_of
 from modelhub_hpc.record import Output, Volume, load_array, load_volume
 from modelhub_hpc.runs.reading import Reading
 from modelhub_hpc.viewing import Unviewable
@@ -52,16 +53,9 @@ class Source:
         return self.case.inputs[0][1]
 
     @cached_property
-    def files(self) -> tuple[str, ...]:
-        """Those of a DICOM series that shares its folder with others; () for any other input."""
-        uid = dict(self.case.columns).get("series_uid")
-        shared = uid and len(self.case.inputs) == 1 and os.path.isdir(self.path)
-        return tuple(inputs.series_files(self.path, uid)) if uid and shared else ()
-
-    @cached_property
     def geometry(self) -> Geometry | None:
         try:
-            return inputs.geometry(self.path, self.files)
+            return inputs.geometry(self.path, series_of(self.case))
         except InputError:
             return None
 
@@ -70,7 +64,7 @@ class Source:
         """Raises LeftOut where it cannot be shown, or is another than the model has seen."""
         self.demand_same()
         try:
-            return viewing.read(self.path, self.files)
+            return viewing.read(self.path, series_of(self.case))
         except Unviewable as reason:
             raise LeftOut(f"the input cannot be shown: {reason}") from None
 
@@ -82,28 +76,31 @@ class Source:
         """
         import pydicom
 
-        if not (self.files or os.path.isdir(self.path) or inputs.is_dicom(self.path)):
+        if not (os.path.isdir(self.path) or inputs.is_dicom(self.path)):
             raise LeftOut("the input is not DICOM")
         self.demand_same()
         found = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in self._dicom_files()]
         try:
-            return tuple(sorted(found, key=_height)) if len(found) > 1 else tuple(found)
+            ordered = sorted(found, key=_height) if len(found) > 1 else found
         except (AttributeError, TypeError, ValueError, IndexError):
             raise LeftOut("the DICOM files do not say where their slices lie") from None
+        if not ordered:
+            raise LeftOut("the input is a folder without a DICOM file")
+        return tuple(ordered)
 
     def _dicom_files(self) -> list[str]:
-        if self.files or not os.path.isdir(self.path):
-            return list(self.files or (self.path,))
+        if series_of(self.case) or not os.path.isdir(self.path):
+            return list(series_of(self.case) or (self.path,))
         paths = (os.path.join(self.path, name) for name in sorted(os.listdir(self.path)))
         return [path for path in paths if os.path.basename(path).upper() != "DICOMDIR" and inputs.is_dicom(path)]
 
     def demand_same(self) -> None:
         """Raises LeftOut where an input is gone or was changed since the run was planned."""
-        found = [inputs.identity_or_zero(path) for _, path in self.case.inputs]
-        if not all(size or newest for size, newest in found):
-            raise LeftOut("the input is not there any more")
-        same = sum(size for size, _ in found), max(newest for _, newest in found)
-        if not self.files and same != (self.case.input_bytes, self.case.input_mtime_ns):
+        try:
+            found = identity_of(self.case)
+        except InputError as error:
+            raise LeftOut(f"the input is not there any more: {error.kind}") from None
+        if found != (self.case.input_bytes, self.case.input_mtime_ns):
             raise LeftOut("the input was changed after the run was planned")
 
 

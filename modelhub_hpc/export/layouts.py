@@ -14,7 +14,7 @@ from urllib.parse import quote
 from modelhub_hpc import __version__
 from modelhub_hpc.export.images import facts
 from modelhub_hpc.export.items import Item, LeftOut
-from modelhub_hpc.export.names import plain_names, stem
+from modelhub_hpc.export.names import distinct, plain_names, stem
 from modelhub_hpc.plan import Case
 from modelhub_hpc.runfolder import Json, dumps, replacing
 from modelhub_hpc.runs.reading import Reading
@@ -24,9 +24,13 @@ _BIDS = "1.10.0"
 _NAME = re.compile(r"(?P<subject>sub-[0-9A-Za-z]+)(?P<rest>(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)")
 _SESSION = re.compile(r"_(ses-[0-9A-Za-z]+)")
 _DESCRIBED = re.compile(r"_(?:desc|label)-[0-9A-Za-z+]+")  # of what the input was, not of what was made of it
-_KINDS = ("anat", "func", "dwi", "perf", "pet", "fmap", "micr")
+_KINDS = ("anat", "func", "dwi")  # of folders where BIDS lets masks lie
 _SUFFIXES = {"mask_image": "dseg", "heatmap": "probseg"}
 _NO_BIDS = ("export.json", "left_out.csv", "results.jsonl", "cases.*", "values.*")  # and a folder per format
+
+_README = """Outputs of the model {model}, written by `mh-hpc export --layout bids` from run {run}.
+Masks lie on the grid of the input that their sidecar names; desc-*_dseg.tsv say what their numbers mean.
+"""
 
 
 class Layout(Protocol):
@@ -71,30 +75,40 @@ class Plain:
 class Bids:
     """Volumes as derivatives: sub-X/[ses-Y/]KIND/ENTITIES_desc-OUTPUT_dseg.nii.gz. All else as in `Plain`, ignored."""
 
+    _descs: dict[str, str] = field(default_factory=dict)  # of outputs, by their names for files
     _described: set[str] = field(default_factory=set)
 
     def candidates(self, case: Case) -> Sequence[str]:
-        """Entities; entities, "+" and the suffix, for inputs that differ in that only; a subject made of the id.
+        """Entities; entities and the suffix, for inputs that differ in that only; a subject made of the id.
 
         The last is the only one of an input without a BIDS name.
         """
         found = _entities(case)
         own = f"sub-{_label(case.id)}"
-        return (found[0], f"{found[0]}+{found[1]}", own) if found else (own,)
+        return (found[0], f"{found[0]}_{found[1]}", own) if found else (own,)
 
     def begin(self, run: Reading, folder: Path, formats: Sequence[str]) -> None:
+        names = distinct(output.name for output in run.request.model.outputs)
+        plain = distinct(map(_alphanumeric, names))
+        self._descs.update((name, _alphanumeric(desc)) for name, desc in zip(names, plain))
         with replacing(folder / "dataset_description.json") as text:
             text.write(dumps(_description(run), indent=2) + "\n")
+        with replacing(folder / "README") as text:
+            text.write(_README.format(model=run.request.model.name, run=run.request.run_id))
         with replacing(folder / ".bidsignore") as text:
-            text.write("".join(f"{name}\n" for name in (*_NO_BIDS, *(f"{each}/" for each in formats))))
+            text.write("".join(f"{name}\n" for name in (*_NO_BIDS, *formats)))
 
     def volume(self, folder: Path, name: str, item: Item) -> Path:
-        entities, _, told_apart = name.partition("+")
+        *parts, last = name.split("_")
+        told_apart = "" if "-" in last else last  # a suffix is no entity
+        entities = "_".join(parts) if told_apart else name
         session = _SESSION.search(entities)
         subject = entities.partition("_")[0]
         within = folder / subject / session[1] if session else folder / subject
-        desc = _alphanumeric(item.name) + told_apart
-        suffix = self._suffix(item)
+        desc = self._descs[item.name] + told_apart
+        if item.type not in _SUFFIXES:
+            raise LeftOut("BIDS has names for masks and maps of probabilities, and none for such an image")
+        suffix = _SUFFIXES[item.type]
         self._describe(folder, item, desc)
         return within / _kind(item.source.case) / f"{entities}_desc-{desc}_{suffix}.nii.gz"
 
@@ -112,14 +126,6 @@ class Bids:
             **({"LabelMap": list(item.labels.values())} if voxels.ndim == 4 and item.labels else {}),
             "ModelHub": facts(item),
         }
-
-    def _suffix(self, item: Item) -> str:
-        if item.type in _SUFFIXES:
-            return _SUFFIXES[item.type]
-        found = _entities(item.source.case)
-        if not found:
-            raise LeftOut("BIDS names images by what the input is, and the name of this input does not say it")
-        return found[1]
 
     def _describe(self, folder: Path, item: Item, desc: str) -> None:
         """What the numbers of a mask mean, for all of them: BIDS' lookup table, at the top."""
@@ -166,7 +172,7 @@ def _description(run: Reading) -> dict[str, Json]:
     model: dict[str, Json] = {"Name": request.model.name, "Version": request.model.version}
     if request.image is not None:
         model["Container"] = {"Type": "apptainer", "Tag": request.image.name}
-    root = next((_bids_root(case.inputs[0][1]) for case in run.manifest.stream(1)), "")
+    root = next((root for case in run.manifest.stream() if (root := _bids_root(case.inputs[0][1]))), "")
     return {
         "Name": f"{request.model.name}: outputs of run {request.run_id}",
         "BIDSVersion": _BIDS,

@@ -48,14 +48,21 @@ def panel(view: View, layer: Layer | None, plane: str, index: int) -> npt.NDArra
 
 
 def _size(view: View, plane: str) -> tuple[int, int]:
-    """(width, height) in pixels: square ones of the finer spacing, whole ones where the picture is small."""
+    """(width, height) in pixels: square ones, equally large in all planes."""
     _, rows, columns = view.extent(plane)
     high, wide = view.steps(plane)
-    finest = min(high, wide)
-    height, width = rows * high / finest, columns * wide / finest
-    longer = max(height, width)
-    scale = _LARGEST / longer if longer > _LARGEST else max(1, _SMALLEST // int(longer))
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    scale = _scale(view)
+    return max(1, round(columns * wide * scale)), max(1, round(rows * high * scale))
+
+
+def _scale(view: View) -> float:
+    """Pixels per mm: one or more whole ones for the finest spacing, fewer where a picture would be too large."""
+    steps = [view.steps(plane) for plane in view.planes]
+    finest = min(min(each) for each in steps)
+    extents = [view.extent(plane)[1:] for plane in view.planes]
+    longest = max(count * step for sides, both in zip(extents, steps) for count, step in zip(sides, both))
+    pixels = longest / finest
+    return _LARGEST / longest if pixels > _LARGEST else max(1, _SMALLEST // int(pixels)) / finest
 
 
 def _resampling(ground: npt.NDArray[np.uint8], size: tuple[int, int]) -> Any:
