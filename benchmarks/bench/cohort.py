@@ -56,14 +56,14 @@ def brains(folder: Path, cases: int, size: tuple[int, int, int] = _SIZE, workers
     kinds = list(_patients(folder / "kinds", min(cases, _KINDS), size))
     other = next(_patients(folder / "other", 1, (size[0] - 2, *size[1:])))
 
-    def given(number: int, place: Path, fault: bool) -> Mapping[str, Path]:
+    def given(number: int, place: Path, fault: int | None) -> Mapping[str, Path]:
         files = {name: kinds[number % len(kinds)] / f"{name}.nii.gz" for name in CONTRASTS}
-        if fault and number % 2:
+        if fault is not None and fault % 2:
             files["flair"] = other / "flair.nii.gz"
         made = {name: place / file.name for name, file in files.items()}
         for name, file in files.items():
             os.link(file, made[name])
-        if fault and not number % 2:
+        if fault is not None and fault % 2 == 0:
             _truncate(made["t1c"])
         return made
 
@@ -79,10 +79,10 @@ def digits(folder: Path, cases: int, workers: int = 2) -> Cohort:
         for path, each in zip(kinds, pixels):
             making.write_image(path, each)
 
-    def given(number: int, place: Path, fault: bool) -> Mapping[str, Path]:
+    def given(number: int, place: Path, fault: int | None) -> Mapping[str, Path]:
         made = place / "digit.png"
         os.link(kinds[number % len(kinds)], made)
-        if fault:
+        if fault is not None:
             _truncate(made)
         return {"input": made}
 
@@ -94,33 +94,33 @@ def _run(
     model: str,
     columns: tuple[str, ...],
     cases: int,
-    given: Callable[[int, Path, bool], Mapping[str, Path]],
+    given: Callable[[int, Path, int | None], Mapping[str, Path]],
     workers: int,
 ) -> Cohort:
-    """Write a folder for each case, and the table of them; then the run. given(number, folder, whether it fails)."""
-    faults = dict(_faults(cases))
+    """Write a folder for each case, and the table of them; then the run.
+
+    given(number, folder, fault) makes the files of a case; fault: None, or which of those that fail it is.
+    """
+    failing, crashing = _faults(cases)
     names = [f"case-{number:05d}" for number in range(cases)]
     with open(folder / "cases.csv", "w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("case_id", *columns))
         for number, name in enumerate(names):
-            place = folder / "inputs" / (f"{name}-{_MARK}" if faults.get(number) == "crash" else name)
+            place = folder / "inputs" / (f"{name}-{_MARK}" if number in crashing else name)
             place.mkdir(parents=True)
-            files = given(number, place, faults.get(number) == "fail")
+            files = given(number, place, failing.index(number) if number in failing else None)
             writer.writerow((name, *(files[column] for column in columns)))
     _submit(_deadly(_MODELS / model, folder / "model"), folder, workers)
-    failing, crashing = (tuple(names[n] for n, kind in faults.items() if kind == which) for which in ("fail", "crash"))
-    return Cohort(folder / "run", cases, failing, crashing)
+    return Cohort(folder / "run", cases, tuple(names[n] for n in failing), tuple(names[n] for n in crashing))
 
 
-def _faults(cases: int) -> Iterator[tuple[int, str]]:
-    """Which cases go wrong, and how, spread over all of them."""
-    failing, crashing = round(cases * FAILING), round(cases * CRASHING)
-    wrong = failing + crashing
-    for i in range(wrong):
-        # every fourth of them, as long as there are any that crash
-        crashes = (i + 1) * crashing // wrong > i * crashing // wrong
-        yield (2 * i + 1) * cases // (2 * wrong), "crash" if crashes else "fail"
+def _faults(cases: int) -> tuple[list[int], list[int]]:
+    """Which cases fail, and which end the process, spread over all of them."""
+    counts = round(cases * FAILING), round(cases * CRASHING)
+    failing = [(2 * i + 1) * cases // (2 * counts[0]) for i in range(counts[0])]
+    crashing = [(2 * i + 1) * cases // (2 * counts[1]) for i in range(counts[1])]
+    return failing, [number + 1 if number in failing else number for number in crashing]
 
 
 def _deadly(model: Path, folder: Path) -> Path:

@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 360, 96  # of the area that bars are drawn in
 _BINS = 36
 _LOGARITHMIC = 30.0  # from this ratio of the largest to the smallest value on
 _MOST_MARKS = 200
+_VAST = 1e300  # beyond which differences are no numbers any more
 _STEPS = 1.0, 2.0, 5.0, 10.0
 _TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
@@ -42,7 +43,7 @@ def histogram(values: Sequence[float], unit: str = "", odd: Numbers | None = Non
     On a logarithmic scale where they are all above 0 and spread wide.
     """
     given = np.asarray(values, np.float64)
-    given = given[np.isfinite(given)]
+    given = given[np.isfinite(given)].clip(-_VAST, _VAST)
     if not given.size:
         return None
     low, high = float(given.min()), float(given.max())

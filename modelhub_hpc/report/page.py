@@ -32,6 +32,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LABELS = 20  # bars of first labels
 _NOTES = 20
 _ROWS = 200  # of tables of workers and jobs
+_UNRECORDED: Mapping[str, Any] = {"stopped": None, "ended": None, "usage": None, "jobs": [], "versions": {}}
 _STAGES = {
     "start": ("load", "until the model was loaded"),
     "read": ("read", "judging inputs, most of it while the model computed another case"),
@@ -42,12 +43,16 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class Volumes:
-    """A structure over all cases. absent: cases without it; figures: in its unit, None where it is in no case."""
+    """A structure over all cases. absent: cases without it; lost: those where it is, and nobody knows how large.
+
+    figures: in its unit, None where there are none.
+    """
 
     name: str
     colour: str
     present: int
     absent: int
+    lost: int
     unit: str
     figures: Mapping[str, float] | None
     chart: Chart | None
@@ -87,7 +92,7 @@ class Worker:
 def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
     """The whole page. Raises TryAgainError or UnfitError where the run cannot be read."""
     css, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
-    record, workers = read_json(run.paths.record_json), [_worker(each) for each in makers(run.paths)]
+    record, workers = {**_UNRECORDED, **read_json(run.paths.record_json)}, [_worker(each) for each in makers(run.paths)]
     return _environment().get_template("report.html").render(
         run=run.request,
         folder=run.paths.root,
@@ -180,7 +185,7 @@ def _in_order(key: str) -> tuple[int, ...]:
 
 
 def _volumes(given: Given, structure: Structure) -> Volumes:
-    volumes, unit = structure.measure()
+    _, volumes, unit = structure.measure()
     odd = volumes[np.abs(outliers.robust_z(volumes)) > outliers.LIMIT]
     label = int(structure.key.rpartition("/")[2])
     colour = "#{:02x}{:02x}{:02x}".format(*label_colour(label))
@@ -189,9 +194,11 @@ def _volumes(given: Given, structure: Structure) -> Volumes:
         low, middle, high = np.percentile(volumes, (25, 50, 75))
         figures = {"smallest": volumes.min(), "low": low, "median": middle, "high": high, "largest": volumes.max()}
         figures = {name: float(value) for name, value in figures.items()}
-    absent = given.masks - len(volumes)
+    present = len(structure.rows)
     chart = charts.histogram(volumes.tolist(), unit, odd)
-    return Volumes(named(given.spec, structure.key), colour, len(volumes), absent, unit, figures, chart, len(odd))
+    name = named(given.spec, structure.key)
+    lost = present - len(volumes)
+    return Volumes(name, colour, present, given.masks - present, lost, unit, figures, chart, len(odd))
 
 
 def _legend(run: Reading, tiles: Sequence[Tile]) -> tuple[Swatch, ...]:

@@ -70,12 +70,14 @@ class Structure:
     sizes: array[float] = field(default_factory=lambda: array("d"))
     flat: bool = False
 
-    def measure(self) -> tuple[npt.NDArray[np.float64], str]:
-        """Volumes in ml, or areas in mm2; in voxels where the size of one is not known in every case."""
-        voxels, sizes = np.array(self.voxels), np.array(self.sizes)
-        if np.isnan(sizes).any():
-            return voxels, "voxels"
-        return (voxels * sizes, "mm²") if self.flat else (voxels * sizes / 1000, "ml")
+    def measure(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], str]:
+        """(rows, volumes in ml or areas in mm2, unit), where the size of a voxel is known; voxels if it never is."""
+        rows, voxels, sizes = np.array(self.rows), np.array(self.voxels), np.array(self.sizes)
+        known = np.isfinite(sizes)
+        if not known.any():
+            return rows, voxels, "voxels"
+        volumes = (voxels * sizes)[known]
+        return (rows[known], volumes, "mm²") if self.flat else (rows[known], volumes / 1000, "ml")
 
 
 @dataclass
@@ -206,7 +208,7 @@ def _take(found: Survey, case: Case, result: CaseResult, measured: Measured) -> 
     for given, one in zip(found.outputs, measured.outputs):
         given.take(result.index, one)
         if one.missing:
-            _flag(found, "missing", Flag(result.index, case.id, f"{given.spec.name}: {one.missing:,} values"))
+            _flag(found, "missing", Flag(result.index, case.id, f"{given.spec.name}: {one.missing:,} of them"))
         if one.trouble:
             _flag(found, "trouble", Flag(result.index, case.id, f"{given.spec.name}: {one.trouble}"))
         if one.voxels is not None and not one.voxels:
@@ -224,12 +226,12 @@ def _flag_outliers(found: Survey, run: Reading) -> None:
     far: list[tuple[float, int, str]] = []
     for given in found.outputs:
         for structure in given.structures.values():
-            volumes, unit = structure.measure()
+            rows, volumes, unit = structure.measure()
             z, middle = outliers.robust_z(volumes), float(np.median(volumes)) if len(volumes) else 0.0
             name = named(given.spec, structure.key)
             for i in np.flatnonzero(np.abs(z) > outliers.LIMIT):
                 told = f"{name}: {volumes[i]:,.3g} {unit}, the median is {middle:,.3g} {unit} (z = {z[i]:+.1f})"
-                far.append((-abs(float(z[i])), structure.rows[i], told))
+                far.append((-abs(float(z[i])), int(rows[i]), told))
     found.flagged["outlier"] = len({row for _, row, _ in far})
     for _, row, told in heapq.nsmallest(_LISTED, far):
         (case,) = run.manifest.cases(row, 1)
