@@ -25,13 +25,13 @@ TEST_TOOLS := $(BUILD)/tools
 TEST_CLUSTER := PATH="$(abspath $(TEST_TOOLS))/slurm/usr/bin:$(abspath $(TEST_TOOLS))/slurm/usr/sbin:$$PATH" \
   $(or $(PYTHON),python3) slurm/testcluster/testcluster.py
 
-.PHONY: demo test browser check image jupyter tools engine-matrix engine-images bench cluster cluster-stop clean
+.PHONY: demo test browser dicom check image jupyter tools engine-matrix engine-images bench cluster cluster-stop clean
 
 demo: tools $(VENV)/.ready
 	hpc/demo.sh $(BUILD) $(IMAGE)
 
 ifeq ($(shell id -u),0)
-test: browser
+test: browser dicom
 test engine-images: tools
 	tests/as_user.sh make $@
 
@@ -39,6 +39,11 @@ browser:
 	command -v chromium > /dev/null || { echo "Installing Chromium, for the tests in a browser."; \
 	  apt-get install --yes --quiet --quiet --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || \
 	  echo "Without Chromium: its tests are skipped."
+
+dicom:
+	command -v dciodvfy > /dev/null || { echo "Installing dicom3tools, for the tests of DICOM files."; \
+	  apt-get install --yes --quiet --quiet --no-install-recommends dicom3tools > /dev/null; } || \
+	  echo "Without dciodvfy: its test is skipped."
 else
 test: $(VENV)/.tests $(TEST_TOOLS)
 	if command -v apptainer > /dev/null; then $(MAKE) image; \
