@@ -38,6 +38,7 @@ from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubE
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
 
 EXIT_PIPE = 141
+_LATER = ("benchmark", "diff", "export", "images", "recipe", "report", "site")
 _COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
 
 _image = click.option(
@@ -71,7 +72,7 @@ class _ReaderGone(Exception):
 class _Commands(click.Group):
     """All commands; modules of some, which import much, are imported when one of them is asked for."""
 
-    later = {name: f"modelhub_hpc.cli.{name}" for name in ("benchmark", "export", "images", "recipe", "report", "site")}
+    later = {name: f"modelhub_hpc.cli.{name}" for name in _LATER}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.later])

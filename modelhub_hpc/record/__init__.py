@@ -29,7 +29,7 @@ from modelhub_hpc.record.results import (
     Output,
 )
 from modelhub_hpc.record.shards import Shard, ShardInvalid, ShardWriter, maker, read_shard
-from modelhub_hpc.record.state import State, iter_results, load_array, load_volume, scan, sweep_orphans
+from modelhub_hpc.record.state import State, iter_results, load_array, load_grid, load_volume, scan, sweep_orphans
 from modelhub_hpc.record.volumes import Volume, volume
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.runfolder import Json, RunPaths, dumps, publish_json, publish_text, replace_json, replacing
@@ -58,6 +58,7 @@ __all__ = [
     "check_storable",
     "iter_results",
     "load_array",
+    "load_grid",
     "load_volume",
     "maker",
     "makers",

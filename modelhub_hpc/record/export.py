@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
+import numpy.typing as npt
 
 from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.record.hdf5 import read_array
@@ -42,6 +43,22 @@ def npy(paths: RunPaths, output: Output) -> tuple[int, Iterator[bytes]]:
     np.lib.format.write_array_header_2_0(head, fields)
     size = len(head.getvalue()) + math.prod(dataset.shape) * dataset.dtype.itemsize
     return size, _parts(head.getvalue(), file, dataset)
+
+
+def pieces(paths: RunPaths, output: Output, itemsize: int) -> Iterator[npt.NDArray[Any]]:
+    """The array of an output in flat pieces of some MiB, in the order of an .npy file.
+
+    Those of two arrays of one shape match where itemsize is the same, that of the larger. Text comes as UTF-8.
+    Raises ValueError and TryAgainError as `npy` does.
+    """
+    path, name = _place(paths, output)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            dataset = file[name]
+            for block in _blocks(dataset.shape, itemsize):
+                yield np.asarray(dataset[block]).reshape(-1)
+    except (OSError, KeyError) as error:
+        raise _damaged(path, name, error) from error
 
 
 def copy_arrays(paths: RunPaths, outputs: Sequence[Output], target: Path) -> None:

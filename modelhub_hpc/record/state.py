@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc.errors import TryAgainError, shown
+from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.record.hdf5 import read_array, read_attributes
 from modelhub_hpc.record.results import CaseResult, Output
 from modelhub_hpc.record.shards import (
@@ -29,7 +30,7 @@ from modelhub_hpc.record.shards import (
     set_aside,
     verified,
 )
-from modelhub_hpc.record.volumes import Volume, volume
+from modelhub_hpc.record.volumes import Volume, grid, volume
 from modelhub_hpc.runfolder import PART, RunPaths, drop, storage
 
 _log = logging.getLogger(__name__)
@@ -182,6 +183,12 @@ def load_volume(paths: RunPaths, output: Output) -> Volume:
     Raises ValueError as `load_array` and `volume` do, and TryAgainError.
     """
     return volume(load_array(paths, output), _read(paths, output, read_attributes))
+
+
+def load_grid(paths: RunPaths, output: Output) -> tuple[str, Geometry | None]:
+    """The declared axes of an output's array, "" for none, and the grid of the input. Raises as `load_array` does."""
+    attributes = _read(paths, output, read_attributes)
+    return str(attributes.get("axes", "")), grid(attributes)
 
 
 def _read(paths: RunPaths, output: Output, read: Callable[[Path, str], _Found]) -> _Found:

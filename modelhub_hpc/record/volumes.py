@@ -36,13 +36,20 @@ def volume(array: npt.NDArray[Any], attributes: Mapping[str, AttributeValue]) ->
     the grid of the input: then nobody knows where it lies.
     """
     voxels = _in_order(array, str(attributes.get("axes", "")))
+    geometry = grid(attributes)
+    found = voxels.shape[:-4:-1]
+    if geometry and found != geometry.size:
+        wanted = _times(geometry.size)
+        raise ValueError(f"the array is {_times(found)} voxels in x, y, z, the grid of the input {wanted}")
+    return Volume(voxels, geometry)
+
+
+def grid(attributes: Mapping[str, AttributeValue]) -> Geometry | None:
+    """The grid of the input of which an array was made; None where the input had none."""
     if "spacing" not in attributes:
-        return Volume(voxels, None)
+        return None
     known: dict[str, Any] = {f.name: attributes[f.name] for f in dataclasses.fields(Geometry)}
-    found, wanted = voxels.shape[:-4:-1], tuple(known["size"])
-    if found != wanted:
-        raise ValueError(f"the array is {_times(found)} voxels in x, y, z, the grid of the input {_times(wanted)}")
-    return Volume(voxels, Geometry(**known))
+    return Geometry(**known)
 
 
 def _in_order(array: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
