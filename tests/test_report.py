@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 from bench import cohort  # noqa: E402
 
 from modelhub_hpc import report  # noqa: E402
-from modelhub_hpc.record import RunPaths, load_volume  # noqa: E402
+from modelhub_hpc.record import Cost, RunPaths, ShardWriter, load_volume  # noqa: E402
 from modelhub_hpc.report import charts, mosaic, outliers  # noqa: E402
 from modelhub_hpc.report.survey import survey  # noqa: E402
 from modelhub_hpc.runs import reading  # noqa: E402
@@ -220,7 +221,42 @@ def test_where_time_went_and_what_was_run(brains: cohort.Cohort, of_brains: Told
                   f"phantom-brats {run.model.version}", record["nodes"][0], "none: it ran on"):  # fmt: skip
         assert words in page.text, words
     assert "Energy of its GPUs not measured" in page.text
+    for name in ("methods.md", "CITATION.bib"):
+        assert " ".join((brains.run / name).read_text("utf-8").split()) in page.text
     assert "not as built in: runtime, " in page.text
+
+
+def test_jobs_workers_and_gpus_have_their_rows(planted: Path, tmp_path: Path) -> None:
+    """As on a cluster with GPUs and accounts: the same results, with other signatures and costs."""
+    run = tmp_path / "run"
+    shutil.copytree(planted, run)
+    before = reading.read(planted)
+    results = list(before.results())
+    shutil.rmtree(run / "shards")
+    (run / "shards").mkdir()
+    bounds = [[0, 9], [9, 11]]
+    (run / "chunks.json").write_text(json.dumps({"format": 1, "plan": before.request.plan, "chunks": bounds}))
+    seconds = {"start": 2.0, "read": 1.0, "model": 60.0, "write": 3.0, "chunk": 75.0}
+    for number, (first, count) in enumerate(bounds):
+        by = {"worker": f"w{number}", "node": f"node-{number}", "job": "4711", "gpus": [f"GPU-{number}"],
+              "gpu_models": ["A<100>"], "seconds": seconds, "unmeasured": {"gpu_energy_j": "it <does> not tell"}}
+        plan = before.request.run_id, before.request.plan
+        with ShardWriter(RunPaths(run), *plan, number, by=lambda by=by: by) as shard:  # type: ignore[misc]
+            for result in results[first : first + count]:
+                outputs = tuple(each for each in result.outputs if each.dataset is None)
+                shard.add(dataclasses.replace(result, outputs=outputs, cost=Cost(100.0 + number, 2000.0, None)))
+            assert shard.publish()
+    record = json.loads((run / "record.json").read_bytes())
+    used = {"state": "COMPLETED", "node": "node-0", "cpu_hours": 1.25, "gpu_hours": None, "peak_mb": 900}
+    jobs = [{"id": "4711", "kind": "worker", "used": used}, {"id": "4712", "kind": "driver", "used": None}]
+    record |= {"jobs": jobs, "usage": {"cpu_hours": 1.25, "gpu_hours": None, "peak_mb": 900}}
+    (run / "record.json").write_text(json.dumps(record))
+    page, _ = page_of(run)
+    for words in ("node-0 GPU-0 A<100> 1 1 min 0 s", "w1 node-1 4711 GPU-1 1 2 s 1 min 0 s 3 s 10 s 1 s",
+                  "Peak memory of its GPUs 20 2,000 MiB 2,000 MiB -", "101 MiB",
+                  "Energy of its GPUs not measured: it <does> not tell", "4711 worker COMPLETED node-0 1.25 - 900",
+                  "4712 driver - - - - -", "1.25 CPU hours, no figure for GPU hours, 900 MiB at most"):  # fmt: skip
+        assert words in page.text, words
 
 
 def test_a_report_is_the_same_each_time(brains: cohort.Cohort, tmp_path: Path) -> None:

@@ -59,8 +59,9 @@ def histogram(values: Sequence[float], unit: str = "", odd: Numbers | None = Non
     labels = tuple((float(place(np.float64(each))), number(each)) for each in ticks)
     marks = () if odd is None or not odd.size else tuple(place(odd[:_MOST_MARKS]).round(1).tolist())
     middle = float(np.median(given))
-    words = f"{len(given):,} values from {number(low)} to {number(high)} {unit}, median {number(middle)} {unit}"
-    return Chart(_bars(counts), _apart(labels), marks, f"{int(counts.max()):,}", " ".join(words.split()))
+    mark = f" {unit}" if unit else ""
+    words = f"{len(given):,} values from {number(low)} to {number(high)}{mark}, median {number(middle)}{mark}"
+    return Chart(_bars(counts), _apart(labels), marks, f"{int(counts.max()):,}", words)
 
 
 def timeline(moments: Sequence[float], bins: int = 48) -> Chart | None:
@@ -100,7 +101,7 @@ def _around(start: float, end: float) -> tuple[float, float]:
 def _even(low: float, high: float) -> list[float]:
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
         return [low]
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(each * power for each in _STEPS if each * power >= rough * 0.999)
     return [round(each, 12) for each in _multiples(low, high, step)]

@@ -22,7 +22,7 @@ from modelhub_hpc.report import charts, outliers
 from modelhub_hpc.report.charts import Chart
 from modelhub_hpc.report.measures import SCORES
 from modelhub_hpc.report.mosaic import Swatch, Tile, legend
-from modelhub_hpc.report.survey import FLAGS, Given, Structure, Survey, named
+from modelhub_hpc.report.survey import FLAGS, LISTED, Given, Structure, Survey, named
 from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.runs.reading import Reading
 from modelhub_hpc.viewing.layers import label_colour
@@ -32,13 +32,17 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LABELS = 20  # bars of first labels
 _NOTES = 20
 _ROWS = 200  # of tables of workers and jobs
+_TEXT_CHARS = 50_000
 _UNRECORDED: Mapping[str, Any] = {"stopped": None, "ended": None, "usage": None, "jobs": [], "versions": {}}
+# what a page calls the stages of a worker's time
 _STAGES = {
     "start": ("load", "until the model was loaded"),
-    "read": ("read", "judging inputs, most of it while the model computed another case"),
     "model": ("infer", "in the model, which opens its inputs itself"),
     "write": ("write", "arrays and results, until they were on the disk"),
+    "rest": ("else", "judging inputs where that was not done meanwhile, checking answers, waiting"),
+    "read": ("read", "judging inputs, most of it while the model computed another case: in no bar"),
 }
+_UNUSED = {"state": None, "node": None, "cpu_hours": None, "gpu_hours": None, "peak_mb": None}  # no accounts
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker with its seconds by stage, and what was in no stage."""
+    """A worker with its seconds by stage, as far as they were measured, and the rest, which was in none."""
 
     maker: Maker
     seconds: Mapping[str, float]
-    rest: float
 
 
 def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
@@ -105,6 +108,7 @@ def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
         css=Markup(css),
         script=Markup(script),
         flags=FLAGS,
+        listed=LISTED,
         sections=[_section(given) for given in found.outputs],
         rule=outliers.RULE,
         tiles=tiles,
@@ -119,9 +123,11 @@ def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
         seconds=charts.histogram(found.seconds, "s"),
         throughput=charts.timeline(found.ended),
         unmeasured=_unmeasured(workers),
-        jobs=record.get("jobs", [])[:_ROWS],
+        jobs=record["jobs"][:_ROWS],
+        unused=_UNUSED,
         site=list(_site(run.request.site)),
-        defaults=SiteConfig(),
+        methods=_text(run.paths.methods_md),
+        citation=_text(run.paths.citation_bib),
         chart_width=charts.WIDTH,
         chart_height=charts.HEIGHT,
     )
@@ -206,17 +212,16 @@ def _legend(run: Reading, tiles: Sequence[Tile]) -> tuple[Swatch, ...]:
 
 
 def _worker(maker: Maker) -> Worker:
-    seconds = {stage: maker.seconds.get(stage, 0.0) for stage in _STAGES}
-    # inputs are read while the model computes
-    rest = maker.seconds.get("chunk", 0.0) - sum(seconds[stage] for stage in ("start", "model", "write"))
-    return Worker(maker, seconds, max(0.0, rest))
+    known = maker.seconds
+    rest = known.get("chunk", 0.0) - sum(known.get(stage, 0.0) for stage in ("start", "model", "write"))
+    seconds = {**known, "rest": max(0.0, rest)} if "chunk" in known else known
+    return Worker(maker, {stage: seconds[stage] for stage in _STAGES if stage in seconds})
 
 
 def _stages(workers: Sequence[Worker]) -> dict[str, float]:
-    """Seconds by stage, of all workers, and `rest`; stages that nobody measured are left out."""
-    sums = {stage: sum(each.seconds[stage] for each in workers) for stage in _STAGES}
-    kept = {stage: value for stage, value in sums.items() if any(stage in each.maker.seconds for each in workers)}
-    return {**kept, "rest": sum(each.rest for each in workers)} if kept else {}
+    """Seconds by stage, of all workers; what they did at the same time is left out."""
+    known = [stage for stage in _STAGES if any(stage in each.seconds for each in workers) and stage != "read"]
+    return {stage: sum(each.seconds.get(stage, 0.0) for each in workers) for stage in known}
 
 
 def _gpus(workers: Sequence[Worker]) -> Iterator[tuple[str, str, int, float]]:
@@ -226,14 +231,14 @@ def _gpus(workers: Sequence[Worker]) -> Iterator[tuple[str, str, int, float]]:
         for gpu, model in zip(each.maker.gpus, (*each.maker.gpu_models, *[""] * len(each.maker.gpus))):
             key = (each.maker.node or "", f"{gpu} {model}".strip())
             chunks, seconds = found.get(key, (0, 0.0))
-            found[key] = chunks + each.maker.chunks, seconds + each.seconds["model"] / len(each.maker.gpus)
+            found[key] = chunks + each.maker.chunks, seconds + each.seconds.get("model", 0.0) / len(each.maker.gpus)
     for (node, gpu), (chunks, seconds) in sorted(found.items()):
         yield node, gpu, chunks, seconds
 
 
 def _unmeasured(workers: Sequence[Worker]) -> dict[str, str]:
     """Why figures of what cases cost are missing, by their names there."""
-    return {name: why for each in workers for name, why in getattr(each.maker, "unmeasured", {}).items()}
+    return {name: why for each in workers for name, why in each.maker.unmeasured.items()}
 
 
 def _site(site: SiteConfig) -> Iterator[tuple[str, Any, bool]]:
@@ -241,3 +246,12 @@ def _site(site: SiteConfig) -> Iterator[tuple[str, Any, bool]]:
     values = config.to_json(site)
     for option in dataclasses.fields(SiteConfig):
         yield option.name, values[option.name], getattr(site, option.name) != option.default
+
+
+def _text(path: Path) -> str:
+    """What a file of the run folder says; "" where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(_TEXT_CHARS).strip()
+    except OSError:
+        return ""

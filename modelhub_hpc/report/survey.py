@@ -37,7 +37,7 @@ FLAGS = {
     "empty": "Empty mask",
     "outlier": "Volume that stands out",
 }
-_LISTED = 100  # cases of a flag
+LISTED = 100  # cases of a flag
 _STRUCTURES = 48  # of an output
 _LABELS = 10_000  # different first labels that are counted
 _SLOWEST = 10
@@ -217,7 +217,7 @@ def _take(found: Survey, case: Case, result: CaseResult, measured: Measured) -> 
 
 def _flag(found: Survey, kind: str, flag: Flag) -> None:
     found.flagged[kind] += 1
-    if len(found.flags[kind]) < _LISTED:
+    if len(found.flags[kind]) < LISTED:
         found.flags[kind].append(flag)
 
 
@@ -233,7 +233,7 @@ def _flag_outliers(found: Survey, run: Reading) -> None:
                 told = f"{name}: {volumes[i]:,.3g} {unit}, the median is {middle:,.3g} {unit} (z = {z[i]:+.1f})"
                 far.append((-abs(float(z[i])), int(rows[i]), told))
     found.flagged["outlier"] = len({row for _, row, _ in far})
-    for _, row, told in heapq.nsmallest(_LISTED, far):
+    for _, row, told in heapq.nsmallest(LISTED, far):
         (case,) = run.manifest.cases(row, 1)
         found.flags["outlier"].append(Flag(row, case.id, told))
 
