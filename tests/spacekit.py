@@ -47,9 +47,10 @@ POSES = {
 
 
 def voxels(seed: int, size: tuple[int, int, int] = SIZE) -> Array:
-    """z, y, x: noise with a bright block, so that no flip of it looks like another."""
+    """z, y, x: noise with a bright block around something darker, so that no flip of it looks like another."""
     made = np.random.default_rng(seed).integers(0, 256, size).astype(np.int16)
-    made[1:4, 2:9, 3:6] = 250
+    made[1:4, 2:9, 3:8] = 250
+    made[1:4, 4:6, 5] = 150
     return made
 
 

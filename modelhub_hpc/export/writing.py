@@ -309,11 +309,22 @@ class _Export:
             return
         with storage(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "nifti":
-            nifti(item, target, self._layout.sidecar(self._folder, item))
-        else:
-            {"dicom-seg": segmentation, "png": picture, "contours": contours}[kind](item, target)
+        try:
+            if kind == "nifti":
+                nifti(item, target, self._layout.sidecar(self._folder, item))
+            else:
+                {"dicom-seg": segmentation, "png": picture, "contours": contours}[kind](item, target)
+        except LeftOut:
+            self._drop_empty(target.parent)
+            raise
         self._wrote(kind, target)
+
+    def _drop_empty(self, folder: Path) -> None:
+        """Remove a folder in which there is nothing after all, and those above it within the export."""
+        with contextlib.suppress(OSError):
+            while folder != self._folder:
+                folder.rmdir()
+                folder = folder.parent
 
     def _is_current(self, kind: str, target: Path, result: CaseResult) -> bool:
         """Whether a file is there and younger than the result; it was whole when it got its name."""
