@@ -32,7 +32,7 @@ def accuracies(contestant: Contestant, score: Score, top: int) -> tuple[Proporti
 
 def _accuracy(contestants: Sequence[Contestant], scores: Sequence[Score]) -> Table:
     both = list(zip(contestants, scores))
-    header = ("Model", "Top-1 (%)", "Card", f"Top-{TOP} (%)", "Card", "Time per case", "Cases", "Without answer")
+    header = ("Model", "Top-1 (%)", "Card", f"Top-{TOP} (%)", "Card", "Time (ms)", "n", "No answer")
     cards = {figure.dataset for each in both for top in METRICS if (figure := accuracies(*each, top)[1])}
     measured_on = [f"The cards' figures are of: {'; '.join(sorted(cards))}."] if cards else []
     return Table(
@@ -41,7 +41,7 @@ def _accuracy(contestants: Sequence[Contestant], scores: Sequence[Score]) -> Tab
         header,
         [_accuracy_row(*each) for each in both],
         [_accuracy_record(*each) for each in both],
-        [_CONVENTIONS, "Time per case: the mean of the time in the model.", *measured_on],
+        [_CONVENTIONS, "Time: in the model, the mean over the n cases.", *measured_on],
     )
 
 
@@ -50,7 +50,7 @@ def _accuracy_row(contestant: Contestant, score: Score) -> list[str]:
     for top in METRICS:
         found, card = accuracies(contestant, score, top)
         cells += [_share(found), f"{card.reported:.1f}" if card and card.reported is not None else "–"]
-    seconds = f"{1000 * statistics.fmean(score.seconds):.1f} ms" if score.seconds else "–"
+    seconds = f"{1000 * statistics.fmean(score.seconds):.1f}" if score.seconds else "–"
     return [*cells, seconds, f"{len(score.answers):,}", f"{len(score.problems):,}"]
 
 

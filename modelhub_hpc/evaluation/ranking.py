@@ -36,16 +36,11 @@ class Difference:
 
 
 def case_ranks(penalties: Floats) -> Floats:
-    """(case, criterion, model), the smaller the better, infinity where there is none -> (case, model).
-
-    A criterion that is NaN for every model of a case is left out of that case.
-    """
+    """(case, criterion, model), the smaller the better, infinity for a model without -> (case, model)."""
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-    ranks = rankdata(np.nan_to_num(penalties, nan=0.0, posinf=np.inf), axis=2)
-    known = ~np.isnan(penalties).all(axis=2, keepdims=True)
-    found: Floats = (ranks * known).sum(axis=1) / known.sum(axis=1)
-    return found
+    ranks: Floats = rankdata(penalties, axis=2).mean(axis=1)
+    return ranks
 
 
 def positions(scores: Floats) -> list[float]:

@@ -30,7 +30,7 @@ class Scheme:
 
 # the labels of the BraTS challenges 2017 to 2020, and their three regions
 BRATS = Scheme(
-    labels={1: "necrotic and non-enhancing core", 2: "oedema", 4: "enhancing"},
+    labels={1: "non-enhancing core", 2: "oedema", 4: "enhancing"},
     regions={"whole tumour": (1, 2, 4), "tumour core": (1, 4), "enhancing tumour": (4,)},
     words={1: "core", 2: "edema", 4: "enhancing"},
 )

@@ -35,14 +35,15 @@ def _scores(scores: Scores) -> Table:
             records.append({"region": region.name, "ranked": int(region.ranked), "model": model, **summary})
     return Table(
         "scores",
-        "Scores by region: mean and standard deviation over the cases.",
-        ("Region", "Model", "Dice", f"HD95 ({scores.unit})", "Sensitivity", "Specificity", "Cases", "Without mask"),
+        "Scores by region: means over the cases, and standard deviations.",
+        ("Region", "Model", "Dice", f"HD95 ({scores.unit})", "Sens.", "Spec.", "n", "No mask"),
         rows,
         records,
         [
-            "HD95: 95th percentile of the Hausdorff distance. Where mask and reference are empty: Dice 1, HD95 0; "
-            "where one is: Dice 0, HD95 the diagonal of the grid. A case without mask has Dice 0, HD95 the diagonal, "
-            "sensitivity 0 and specificity 0. Sensitivity leaves out the cases whose reference is empty."
+            "Sens., spec.: sensitivity, specificity. HD95: 95th percentile of the Hausdorff distance. Where mask and "
+            "reference are empty: Dice 1, HD95 0; where one is: Dice 0, HD95 the diagonal of the grid. A case without "
+            "mask has Dice 0, HD95 the diagonal, sensitivity 0 and specificity 0. Sensitivity leaves out cases whose "
+            "reference is empty. n: cases."
         ],
         words=2,
     )
@@ -69,12 +70,11 @@ def _values(found: Sequence[Measures], measure: str) -> list[float]:
 
 
 def _words(summary: Mapping[str, Cell]) -> list[str]:
-    digits = {"hd95": 2}
     cells = []
-    for measure in MEASURES:
-        mean, sd, places = summary[f"{measure}_mean"], summary[f"{measure}_sd"], digits.get(measure, 3)
-        spread = f" ± {sd:.{places}f}" if sd is not None else ""
-        cells.append("–" if mean is None else f"{mean:.{places}f}{spread}")
+    for measure, digits in (("dice", 3), ("hd95", 2), ("sensitivity", 3), ("specificity", 3)):
+        mean, sd = summary[f"{measure}_mean"], summary[f"{measure}_sd"]
+        spread = f" ± {sd:.{digits}f}" if sd is not None and measure in ("dice", "hd95") else ""
+        cells.append("–" if mean is None else f"{mean:.{digits}f}{spread}")
     return [*cells, f"{summary['cases']:,}", f"{summary['without_mask']:,}"]
 
 
@@ -99,7 +99,7 @@ def _ranking(scores: Scores, ranks: Floats) -> Table:
     return Table(
         "ranking",
         "Ranking of the models.",
-        ("Model", "Position", "Ranking score", "Cases", "Without mask"),
+        ("Model", "Position", "Ranking score", "n", "No mask"),
         rows,
         records,
         [

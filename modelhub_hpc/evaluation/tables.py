@@ -49,21 +49,23 @@ class Table:
     def latex(self) -> str:
         """A table for \\usepackage{booktabs}."""
         rows = [" & ".join(map(in_latex, row)) + r" \\" for row in self.rows]
-        notes = [r"\par\smallskip", *(rf"\footnotesize {in_latex(note)}\par" for note in self.notes)]
+        notes = [rf"\footnotesize {in_latex(note)}\par" for note in self.notes]
         return "\n".join(
             [
                 r"% needs \usepackage{booktabs}",
                 r"\begin{table}",
-                r"\centering",
+                r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
                 rf"\caption{{{in_latex(self.title)}}}",
-                rf"\begin{{tabular}}{{{'l' * self.words}{'r' * (len(self.header) - self.words)}}}",
+                rf"\begin{{tabular}}{{@{{}}{'l' * self.words}{'r' * (len(self.header) - self.words)}@{{}}}}",
                 r"\toprule",
                 " & ".join(map(in_latex, self.header)) + r" \\",
                 r"\midrule",
                 *rows,
                 r"\bottomrule",
                 r"\end{tabular}",
-                *(notes if self.notes else []),
+                r"\par\smallskip\begin{minipage}{\linewidth}",
+                *notes,
+                r"\end{minipage}",
                 r"\end{table}",
                 "",
             ]
