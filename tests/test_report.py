@@ -19,6 +19,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 from grounds import OBEDIENT, REPO
 from runkit import Here
 
@@ -27,8 +28,11 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 from bench import cohort  # noqa: E402
 
 from modelhub_hpc import report  # noqa: E402
-from modelhub_hpc.record import Cost, RunPaths, ShardWriter, load_volume  # noqa: E402
+from modelhub_hpc.contribution import OutputSpec  # noqa: E402
+from modelhub_hpc.plan import Case  # noqa: E402
+from modelhub_hpc.record import ArrayOutput, CaseResult, Cost, RunPaths, ShardWriter, load_volume  # noqa: E402
 from modelhub_hpc.report import charts, mosaic, outliers  # noqa: E402
+from modelhub_hpc.report.measures import Measuring  # noqa: E402
 from modelhub_hpc.report.survey import survey  # noqa: E402
 from modelhub_hpc.runs import reading  # noqa: E402
 
@@ -329,6 +333,36 @@ def test_slices_are_shown_with_mask_and_outline(tmp_path: Path) -> None:
     assert "lesion, mm²" in page.text and "Largest value" in page.text
     paths = [each for each in page.classed("over") if "d" in each]
     assert len(paths) == 7 - said["flagged"]["empty"]
+
+
+def test_the_order_of_axes_does_not_matter_and_an_unknown_one_is_no_fault(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"inputs/n{number}.nii", ball(7.0 + number))
+    threshold = REPO / "tests/contributions/threshold"
+    run = reading.read(submit(threshold, tmp_path / "run", "--inputs", tmp_path / "inputs"))
+    found = survey(run, 5, lambda cases: None)
+    mask, turned, shares, silent, truth = found.outputs
+    volumes, unit = mask.structures["2"].measure()[1:]
+    assert unit == "ml" and volumes.tolist() == turned.structures["2"].measure()[1].tolist()
+    assert volumes == pytest.approx([(ball(7.0 + number) > 200).sum() * 2 * 2 * 3 / 1000 for number in range(3)])
+    assert silent.structures["2"].measure()[2] == "voxels" and truth.structures["1"].measure()[2] == "ml"
+    assert len(shares.scores) == 3 and not found.flagged.total()
+
+
+def test_pictures_of_another_size_than_their_masks_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(path)
+    paths = RunPaths(tmp_path / "run")
+    paths.create()
+    case = Case("photo", (("single", str(path)),), (), 1, 1)
+    masks = {"good": np.zeros((10, 20), np.uint8), "turned": np.ones((20, 10), np.uint8)}
+    with ShardWriter(paths, "r", "p", 0) as shard:
+        arrays = {name: ArrayOutput(mask, "mask_image", "", {"axes": "y,x"}) for name, mask in masks.items()}
+        result = shard.add(CaseResult("photo", 0, "done", (), 0.1, 1, None, (), "here", 1.0), arrays)
+        assert shard.publish()
+    good, turned = Measuring(paths, [OutputSpec(name, "mask_image", "", "y,x") for name in masks])(case, result).outputs
+    assert (good.trouble, good.voxels) == ("", {}) and turned.voxels == {"1": 200}
+    assert turned.trouble == "the array is 10 x 20 pixels, the picture 20 x 10"
 
 
 def test_a_run_of_failures_only(tmp_path: Path) -> None:

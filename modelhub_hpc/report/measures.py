@@ -78,15 +78,17 @@ class Measuring:
         return _of_vector(load_array(self.paths, output), output.type)
 
     def _of_image(self, spec: OutputSpec, output: Output, grid: Geometry | tuple[int, int] | None) -> Measures:
-        trouble, place = "", None
-        try:
-            volume = load_volume(self.paths, output)
-            array, place = volume.voxels, volume.geometry
-            if isinstance(grid, tuple) and array.shape[:-3:-1] != grid:
-                trouble = f"the array is {_times(array.shape[:-3:-1])} pixels, the picture {_times(grid)}"
-        except ValueError as error:
+        place, trouble = None, ""
+        if not spec.axes:  # nobody knows how it lies
             array = load_array(self.paths, output)
-            trouble = str(error) if spec.axes else ""
+        else:
+            try:
+                volume = load_volume(self.paths, output)
+                array, place = volume.voxels, volume.geometry
+            except ValueError as error:
+                array, trouble = load_array(self.paths, output), str(error)
+            if isinstance(grid, tuple) and array.shape[:-3:-1] != grid and not trouble:
+                trouble = f"the array is {_times(array.shape[:-3:-1])} pixels, the picture {_times(grid)}"
         if array.dtype.kind not in "biuf":
             return Measures(trouble=trouble)
         missing = _missing(array)
