@@ -11,13 +11,13 @@ from typing import Any
 
 from modelhub_hpc.errors import TryAgainError, shown
 from modelhub_hpc.models.known import entry_of
-from modelhub_hpc.publication import crate, methods
-from modelhub_hpc.publication.references import references
+from modelhub_hpc.publication import crate, methods, references
+from modelhub_hpc.publication.crate import Facts
 from modelhub_hpc.publication.statement import Statement, state, stated
 from modelhub_hpc.request import RunRequest
 from modelhub_hpc.runfolder import RunPaths, dumps, read_json, replacing
 
-__all__ = ["Statement", "metadata", "record_of", "state", "write"]
+__all__ = ["Facts", "Statement", "facts", "record_of", "state", "write"]
 
 
 def write(paths: RunPaths, run: RunRequest, record: Mapping[str, Any]) -> None:
@@ -26,15 +26,15 @@ def write(paths: RunPaths, run: RunRequest, record: Mapping[str, Any]) -> None:
     Raises TryAgainError or UnfitError if the storage fails.
     """
     entry = entry_of(run.model)
-    cited = references(run, entry, bool(record["jobs"]))
+    cited = references.of_run(run, entry, bool(record["jobs"]))
     _replace(paths.citation_bib, cited.text())
     _replace(paths.methods_md, methods.text(run, record, entry, cited))
-    _replace(paths.crate_json, dumps(metadata(paths, run, record), indent=2) + "\n")
+    _replace(paths.crate_json, dumps(crate.metadata(facts(paths, run, record)), indent=2) + "\n")
 
 
-def metadata(paths: RunPaths, run: RunRequest, record: Mapping[str, Any], arrays: bool = True) -> dict[str, Any]:
-    """The crate that the run folder is, in JSON-LD. arrays: whether the arrays of its results are there."""
-    return crate.metadata(crate.Facts(paths, run, record, entry_of(run.model), stated(paths), arrays))
+def facts(paths: RunPaths, run: RunRequest, record: Mapping[str, Any], arrays: bool = True) -> Facts:
+    """What the crate of a run is made of. arrays: whether the arrays of its results are to be there."""
+    return Facts(paths, run, record, entry_of(run.model), stated(paths), arrays)
 
 
 def record_of(paths: RunPaths) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class References:
         return "\n\n".join(each for each in given if each) + "\n"
 
 
-def references(run: RunRequest, entry: Entry | None, on_slurm: bool) -> References:
+def of_run(run: RunRequest, entry: Entry | None, on_slurm: bool) -> References:
     """What this run has made use of; entry: what is known of its model."""
     model = citation.bibtex(entry) if entry else None
     return References(
