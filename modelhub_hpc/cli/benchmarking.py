@@ -125,6 +125,9 @@ def _run(
     site = config.load(wanted.flags)
     given = _named(wanted.models)
     found = {name: models.find(each, site) for name, each in given.items()}
+    strange = set(wanted.outputs) - {output.name for model in found.values() for output in model.outputs}
+    if strange:
+        raise UsageError(f"--output {shown(min(strange))}: none of the models has an output of that name.")
     places = {name: place_of(model, wanted.outputs, suits, kind) for name, model in found.items()}
     worst, contestants = EXIT_DONE, list[Contestant]()
     for name, model in found.items():
