@@ -38,7 +38,7 @@ from modelhub_hpc.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, ModelHubE
 # numpy, dask and rich are imported inside the commands that need them, so that --help and completion are quick
 
 EXIT_PIPE = 141
-_LATER = ("benchmark", "diff", "export", "images", "recipe", "record", "report", "site")
+_LATER = ("benchmark", "compare", "diff", "export", "images", "recipe", "record", "report", "rerun", "site")
 _COMPLETE_VARIABLE = "_MH_HPC_COMPLETE"
 
 _image = click.option(
