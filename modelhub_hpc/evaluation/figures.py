@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _STYLE: Any = {
 _DASHES: Any = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _INK = "#222222"
 _FINE = 6  # as fine as outlines follow the edges of pixels
+_MOST_PANELS = 4
+_LEGEND_CHARS = 90  # in a line, with what stands before each word
 _LENGTHS = (1, 2, 5, 10, 20, 50, 100)  # of scale bars
 
 
@@ -89,7 +92,7 @@ def _bar(axis: Any, line: int, bar: Bar) -> None:
 @_styled()
 def ranking(models: Sequence[str], ranks: Floats, scores: Floats) -> Any:
     """The ranks of each case as points with a box, and each model's ranking score; ranks: (case, model)."""
-    figure = _figure(0.9 + 0.55 * len(models))
+    figure = _figure(0.8 + 0.55 * len(models))
     axis = figure.subplots()
     random = np.random.default_rng(0)
     for line, (model, values, score) in enumerate(zip(models, ranks.T, scores)):
@@ -113,16 +116,22 @@ def ranking(models: Sequence[str], ranks: Floats, scores: Floats) -> Any:
     axis.set_ylim(len(models) - 0.5, -0.5)
     axis.set_xlim(0.9, len(models) + 0.1)
     axis.locator_params(axis="x", steps=[1, 2, 5, 10])
-    axis.set_xlabel("Rank in each case, averaged over regions and measures (smaller is better)")
     axis.grid(axis="x", color="#dddddd", linewidth=0.5)
     axis.set_axisbelow(True)
-    axis.set_title("diamond: ranking score, the mean over cases; box: quartiles and median; points: cases", color=_INK)
+    figure.supxlabel(
+        "Rank in each case, averaged over regions and measures (smaller is better)\n"
+        "Diamond: ranking score, the mean over cases. Box: quartiles and median. Points: cases.",
+        fontsize=8,
+    )
     return figure
 
 
 @_styled()
 def contours(models: Sequence[str], case: Drawing) -> Any:
-    """Outlines of each region in one slice, that with most of the first region's reference; models: as in the case."""
+    """Outlines of the first few regions in one slice, that with most of the first one's reference.
+
+    models: in the order in which the case has their masks.
+    """
     pose = Pose.of(case.geometry)
     plane = pose.plane
     voxels = pose.turned(case.ground.voxels)
@@ -131,11 +140,13 @@ def contours(models: Sequence[str], case: Drawing) -> Any:
     index = _richest(pose, next(iter(case.regions.values()))[0], plane)
     flat = {
         name: [None if each is None else cut(pose.turned(each), plane, index) for each in (truth, *masks)]
-        for name, (truth, masks) in case.regions.items()
+        for name, (truth, masks) in list(case.regions.items())[:_MOST_PANELS]
     }
     box = _worth_showing([each for some in flat.values() for each in some if each is not None], (rows, columns))
     top, bottom, left, right = np.array(box) * (high, high, wide, wide)
-    figure = _figure(0.8 + _WIDTH_IN / len(flat) * min(1.6, (bottom - top) / (right - left)))
+    in_line = max(1, _LEGEND_CHARS // (max(map(len, ("reference", *models))) + 9))
+    tall = min(1.6, (bottom - top) / (right - left))
+    figure = _figure(0.6 + 0.2 * math.ceil((len(models) + 1) / in_line) + _WIDTH_IN / max(2, len(flat)) * tall)
     axes = figure.subplots(1, len(flat), squeeze=False)[0]
     picture = grey(cut(voxels, plane, index), case.ground.window)
     for axis, (name, outlines) in zip(axes, flat.items()):
@@ -147,7 +158,7 @@ def contours(models: Sequence[str], case: Drawing) -> Any:
         _edges(axis, pose.edges(plane))
     _scale_bar(axes[0], right - left, "mm" if case.geometry else "pixels")
     figure.suptitle(one_line(f"{case.name}, slice {index + 1} of {slices}"), fontsize=8)
-    figure.legend(handles=_legend(models), loc="outside lower center", ncols=min(4, len(models) + 1), frameon=False)
+    figure.legend(handles=_legend(models), loc="outside lower center", ncols=in_line, frameon=False)
     return figure
 
 
@@ -178,14 +189,14 @@ def _outline(axis: Any, mask: Mask, steps: tuple[float, float], place: int) -> N
     colour, width, dashes = _pen(place)
     pen: Any = {"colors": [colour], "linewidths": width, "linestyles": [dashes]}
     drawn = axis.contour(columns * wide, rows * high, fine, [0.5], **pen)
-    drawn.set_path_effects(_edged(width) if place == 0 else [])
+    drawn.set_path_effects(_edged(width, 0.4 if place else 1))
 
 
 def _pen(place: int) -> tuple[Any, float, Any]:
     """Colour, width and dashes of the reference (0), or of a model."""
     if place == 0:
-        return "white", 2.2, "solid"
-    return _colour(place - 1), 1.2, _DASHES[(place - 1) % len(_DASHES)]
+        return "white", 2.6, "solid"
+    return _colour(place - 1), 1.1, _DASHES[(place - 1) % len(_DASHES)]
 
 
 def _legend(models: Sequence[str]) -> list[Any]:
@@ -193,15 +204,16 @@ def _legend(models: Sequence[str]) -> list[Any]:
 
     pens = [(name, *_pen(place)) for place, name in enumerate(["reference", *models])]
     lines = [Line2D([], [], color=c, linewidth=w, linestyle=d, label=one_line(name)) for name, c, w, d in pens]
-    lines[0].set_path_effects(_edged(2.2))
+    for line in lines:
+        line.set_path_effects(_edged(line.get_linewidth()))
     return lines
 
 
-def _edged(width: float) -> list[Any]:
-    """For what is white, and may lie on anything."""
+def _edged(width: float, more: float = 1) -> list[Any]:
+    """For what is light, and may lie on anything."""
     from matplotlib.patheffects import withStroke
 
-    return [withStroke(linewidth=width + 1.2, foreground=_INK)]
+    return [withStroke(linewidth=width + more, foreground=_INK)]
 
 
 def _edges(axis: Any, letters: str) -> None:
