@@ -22,6 +22,7 @@ from typing import Any
 from modelhub_hpc import __version__, config, finish, images, models, needs, owner, request, resources
 from modelhub_hpc.chunks import ChunkDone, ChunkTask, last_begun, load_model, predict_chunk
 from modelhub_hpc.config import SiteConfig
+from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.digests import tree_digest
 from modelhub_hpc.errors import (
     EXIT_DONE,
@@ -132,6 +133,11 @@ def plan(asked: Asked) -> Planned:
     image = None if asked.site.runtime == "host" else images.find(asked.image or model.image, asked.site)
     if image is not None:
         images.admit(image, asked.site)
+    return planned(asked, model, image, found)
+
+
+def planned(asked: Asked, model: Contribution, image: images.Image | None, found: Found) -> Planned:
+    """A run of what was found already."""
     run_id = f"{time.strftime('%Y%m%d')}-{safe_name(model.name)}-{_letters(4)}"
     outdir = asked.outdir or Path("runs") / run_id
     run = RunRequest(
@@ -182,11 +188,8 @@ def refuse_foreign(paths: RunPaths) -> None:
     """InvalidError where a new run would be mixed with files that are not its own."""
     if not paths.root.exists():
         return
-    foreign = (
-        [name for name in os.listdir(paths.root) if not paths.owns(name)]
-        if paths.root.is_dir()
-        else ["a file"]
-    )
+    names = os.listdir(paths.root) if paths.root.is_dir() else ["a file"]
+    foreign = [name for name in names if not paths.owns(name)]
     if foreign:
         raise InvalidError(
             f"{paths.root} exists and is not a run folder (it holds {foreign[0]!r}). Choose another one: --outdir."

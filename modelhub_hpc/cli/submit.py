@@ -78,7 +78,12 @@ def _begin(wanted: Submission, voice: Voice) -> int:
     asked = run.Asked(
         wanted.model, absolute(wanted.inputs), site, wanted.outdir, wanted.image, wanted.command
     )
-    planned = run.plan(asked)
+    return begin(run.plan(asked), wanted, voice)
+
+
+def begin(planned: run.Planned, wanted: Submission, voice: Voice) -> int:
+    """Begin a run as the command wants it, and have it computed; the exit code."""
+    site = planned.run.site
     if wanted.dry_run:
         run.refuse_foreign(planned.paths)
         preview(planned.paths, planned.run, planned.found, None, voice)
@@ -148,7 +153,7 @@ def _tell_found(begun: RunRequest, paths: RunPaths, skipped: Sequence[Skipped], 
 def _go_on(wanted: Submission, paths: RunPaths, voice: Voice) -> int:
     then = request.read(paths)
     _compare(wanted, then)
-    current = run.resume(paths, _site(then.site, wanted.flags))
+    current = run.resume(paths, site_of(then.site, wanted.flags))
     state = run.survey(paths, current)
     if wanted.dry_run:
         preview(paths, current, None, state, voice)
@@ -221,8 +226,8 @@ def absolute(inputs: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(os.path.abspath(each) if each else each for each in inputs)
 
 
-def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
-    """The options that the run was begun with, and over them the flags of now.
+def site_of(then: SiteConfig, flags: Mapping[str, Any], also: Sequence[str] = ()) -> SiteConfig:
+    """The options that a run was begun with, and over them the flags of now. also: further options to take from now.
 
     max_failures is not a property of the run but of one attempt at it, and the signatures that a site requires
     are those of today: neither is ever taken over. How the site has its jobs started has no flags, so what is
@@ -230,7 +235,7 @@ def _site(then: SiteConfig, flags: Mapping[str, Any]) -> SiteConfig:
     """
     now, origins = config.load_with_origins(flags)
     today = [name for name in _OF_THE_JOBS if origins[name] != config.DEFAULT]
-    given = {name: getattr(now, name) for name in (*flags, *today, "max_failures", "require_signature")}
+    given = {name: getattr(now, name) for name in (*flags, *today, *also, "max_failures", "require_signature")}
     return dataclasses.replace(then, **given)
 
 

@@ -61,7 +61,7 @@ def _digests(case: Case) -> dict[str, Any]:
     """The digests of a case's files, or why there are none."""
     try:
         _require_same(case)
-        files = [(path, _digest(path)) for named in files_of(case) for path in _files_in(named)]
+        files = [(path, _digest(path)) for named in files_of(case) for path in files_in(named)]
         _require_same(case)  # which nobody changed meanwhile
     except InputError as error:
         return {"case": case.id, "why": error.kind}
@@ -75,7 +75,7 @@ def _require_same(case: Case) -> None:
         raise InputError("changed", case.id)
 
 
-def _files_in(path: str) -> list[str]:
+def files_in(path: str) -> list[str]:
     """A folder is an input for the files in it."""
     if not os.path.isdir(path):
         return [path]
