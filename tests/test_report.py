@@ -248,7 +248,8 @@ def test_jobs_workers_and_gpus_have_their_rows(planted: Path, tmp_path: Path) ->
         with ShardWriter(RunPaths(run), *plan, number, by=lambda by=by: by) as shard:  # type: ignore[misc]
             for result in results[first : first + count]:
                 outputs = tuple(each for each in result.outputs if each.dataset is None)
-                shard.add(dataclasses.replace(result, outputs=outputs, cost=Cost(100.0 + number, 2000.0, None)))
+                here = {"host": f"node-{number}", "cost": Cost(100.0 + number, 2000.0, None)}
+                shard.add(dataclasses.replace(result, outputs=outputs, **here))
             assert shard.publish()
     record = json.loads((run / "record.json").read_bytes())
     used = {"state": "COMPLETED", "node": "node-0", "cpu_hours": 1.25, "gpu_hours": None, "peak_mb": 900}
@@ -256,7 +257,8 @@ def test_jobs_workers_and_gpus_have_their_rows(planted: Path, tmp_path: Path) ->
     record |= {"jobs": jobs, "usage": {"cpu_hours": 1.25, "gpu_hours": None, "peak_mb": 900}}
     (run / "record.json").write_text(json.dumps(record))
     page, _ = page_of(run)
-    for words in ("node-0 GPU-0 A<100> 1 1 min 0 s", "w1 node-1 4711 GPU-1 1 2 s 1 min 0 s 3 s 10 s 1 s",
+    for words in ("node-0 GPU-0 A<100> 1 1 min 0 s", "2 s 1 min 0 s 3 s 10 s 1 s node-1 11",
+                  "w1 node-1 4711 GPU-1 1 2 s 1 min 0 s 3 s 10 s 1 s",
                   "Peak memory of its GPUs 20 2,000 MiB 2,000 MiB -", "101 MiB",
                   "Energy of its GPUs not measured: it <does> not tell", "4711 worker COMPLETED node-0 1.25 - 900",
                   "4712 driver - - - - -", "1.25 CPU hours, no figure for GPU hours, 900 MiB at most"):  # fmt: skip

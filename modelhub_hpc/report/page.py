@@ -119,6 +119,7 @@ def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
         told=_STAGES,
         workers=workers[:_ROWS],
         all_workers=len(workers),
+        nodes=list(_nodes(found, workers)),
         gpus=list(_gpus(workers)),
         seconds=charts.histogram(found.seconds, "s"),
         throughput=charts.timeline(found.ended),
@@ -222,6 +223,14 @@ def _stages(workers: Sequence[Worker]) -> dict[str, float]:
     """Seconds by stage, of all workers; what they did at the same time is left out."""
     known = [stage for stage in _STAGES if any(stage in each.seconds for each in workers) and stage != "read"]
     return {stage: sum(each.seconds.get(stage, 0.0) for each in workers) for stage in known}
+
+
+def _nodes(found: Survey, workers: Sequence[Worker]) -> Iterator[tuple[str, int, float, Mapping[str, float]]]:
+    """(node, cases, seconds in the model per case, seconds by stage)"""
+    for node, (cases, seconds) in sorted(found.nodes.items()):
+        own = [each.seconds for each in workers if each.maker.node == node]
+        known = {stage for each in own for stage in each}
+        yield node, cases, seconds / cases, {stage: sum(each.get(stage, 0.0) for each in own) for stage in known}
 
 
 def _gpus(workers: Sequence[Worker]) -> Iterator[tuple[str, str, int, float]]:
