@@ -31,6 +31,7 @@ from spacekit import POSES, nifti
 from modelhub_hpc import cli
 from modelhub_hpc.evaluation.agreement import Moments, kappa
 from modelhub_hpc.evaluation.labelmaps import LabelMap
+from modelhub_hpc.evaluation.tables import write_csv
 from modelhub_hpc.inputs import Geometry
 
 Array = npt.NDArray[Any]
@@ -228,6 +229,8 @@ def test_what_cannot_be_compared_is_told_and_left_out(here: Here, runs: list[Pat
     assert (found["cases"], found["written"]) == (1, {"majority": 1, "disagreement": 1})
     assert {each["mean_dice"] for each in found["agreement"]} == {1.0}
     assert len((tmp_path / "out/left_out.csv").read_text().splitlines()) == 4
+    here.json("compare", *runs[:2], "--to", tmp_path / "out")
+    assert not (tmp_path / "out/left_out.csv").exists()
     said = here("compare", runs[0], third)
     assert said.code == 3 and "third, 1 case left out: its mask holds the label 9" in said.err
 
@@ -373,6 +376,12 @@ def test_kappa_without_any_choice_is_none() -> None:
         one, other = np.random.default_rng(seed).integers(0, 4, (2, 30)).astype(str)
         counts = Counter(zip(one.tolist(), other.tolist()))
         assert kappa(counts) == pytest.approx(cohen_kappa_score(one, other), abs=1e-12)
+
+
+def test_labels_may_be_any_text(tmp_path: Path) -> None:
+    write_csv(tmp_path / "odd.csv", [{"top1 of \udcff": "\ud800,\n", "cases": 1}])
+    with open(tmp_path / "odd.csv", newline="") as stream:
+        assert list(csv.reader(stream)) == [["top1 of \\udcff", "cases"], ["\\ud800,\n", "1"]]
 
 
 # -- vectors ------------------------------------------------------------------------------------------------------

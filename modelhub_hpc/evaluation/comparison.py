@@ -20,7 +20,7 @@ from modelhub_hpc.evaluation.labelmaps import LabelMap, Renamed, Structures, str
 from modelhub_hpc.evaluation.tables import Cell, Table, write_csv
 from modelhub_hpc.evaluation.together import Cases, Together, Unusable
 from modelhub_hpc.plan import safe_name
-from modelhub_hpc.runfolder import arriving, replace_json, storage
+from modelhub_hpc.runfolder import arriving, drop, replace_json, storage
 from modelhub_hpc.runs.reading import Reading
 from modelhub_hpc.viewing.exports import write_nifti
 
@@ -191,6 +191,8 @@ class Comparison:
     def _write(self, folder: Path, out: Compared, panel: Panel | None) -> None:
         for table in out.tables:
             table.write(folder)
+        for name in ("left_out.csv", "labels.json"):
+            drop(folder / name)  # which an earlier comparison may have left
         if out.left_out:
             write_csv(folder / "left_out.csv", (dict(vars(each)) for each in out.left_out))
         if panel is not None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelhub_hpc.runfolder import replacing
 
@@ -81,12 +82,17 @@ class Table:
 
 def write_csv(path: Path, records: Iterable[Mapping[str, Cell]]) -> None:
     """Rows of one form; numbers as Python writes them, which is all their digits."""
-    rows = iter(records)
-    first = next(rows, {})
+    rows = ({_stored(name): _stored(value) for name, value in record.items()} for record in records)
+    first: dict[str, Cell] = next(rows, {})
     with replacing(path) as stream:
         table = csv.DictWriter(stream, list(first), lineterminator="\n")
         table.writeheader()
         table.writerows(itertools.chain([first] if first else [], rows))
+
+
+def _stored(value: Any) -> Any:
+    """Text of models may hold half characters, which no file can."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def in_latex(text: str) -> str:
