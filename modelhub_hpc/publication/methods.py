@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelhub_hpc.models.entry import Entry
@@ -21,6 +21,7 @@ def text(run: RunRequest, record: Mapping[str, Any], entry: Entry | None, cited:
         *_container(run, record, cited),
         *_hardware(run, record, cited),
         *_time(record),
+        *_cost(record),
     ]
     return " ".join(sentences) + "\n"
 
@@ -41,9 +42,12 @@ def _model(run: RunRequest, entry: Entry | None, cited: References) -> Iterator[
 def _cases(record: Mapping[str, Any]) -> Iterator[str]:
     counts = record["counts"]
     cases, done = counts["cases"], counts["done"]
-    yield f"Of {_number(cases, 'case')}, {done:,} {'was' if done == 1 else 'were'} predicted{_not_done(record)}."
+    if done == cases:
+        yield "The only case was predicted." if cases == 1 else f"All {cases:,} cases were predicted."
+    else:
+        yield f"Of {_number(cases, 'case')}, {done:,} {'was' if done == 1 else 'were'} predicted{_not_done(record)}."
     if counts["retried"]:
-        yield f"{_number(counts['retried'], 'case')} took more than one attempt."
+        yield f"More than one attempt was made for {_number(counts['retried'], 'case')}."
 
 
 def _not_done(record: Mapping[str, Any]) -> str:
@@ -70,8 +74,9 @@ def _container(run: RunRequest, record: Mapping[str, Any], cited: References) ->
 
 def _hardware(run: RunRequest, record: Mapping[str, Any], cited: References) -> Iterator[str]:
     workers, nodes = len(record["workers"]), len(record["nodes"])
-    gpus = sorted({model for worker in record["workers"] for model in worker["gpu_models"]})
-    on = f"GPUs ({', '.join(map(plain, gpus))})" if gpus else "CPUs"
+    gpus = {model for worker in record["workers"] for model in worker["gpu_models"]}
+    cpus = {worker["cpu_model"] for worker in record["workers"] if worker.get("cpu_model")}
+    on = ("GPUs" if gpus else "CPUs") + _listed(gpus or cpus)
     place = f"{_number(workers, 'worker')} on {_number(nodes, 'node')}"
     if not record["jobs"]:
         yield f"The computation used {on}, with {place}."
@@ -82,14 +87,15 @@ def _hardware(run: RunRequest, record: Mapping[str, Any], cited: References) -> 
     yield f"The computation used {on}, with {place}, in {jobs} of {slurm}{mark(cited.slurm)}{_used(record)}."
 
 
+def _listed(models: Iterable[str]) -> str:
+    return f" ({', '.join(map(plain, sorted(models)))})" if models else ""
+
+
 def _used(record: Mapping[str, Any]) -> str:
-    """What SLURM has accounted for, where it keeps accounts."""
+    """What SLURM has accounted for, where it keeps accounts; MiB of one job at most."""
     usage = record.get("usage") or {}
-    found = [
-        f"{usage[name]:,.1f} {unit}"
-        for name, unit in (("cpu_hours", "CPU hours"), ("gpu_hours", "GPU hours"), ("peak_mb", "MiB at most"))
-        if usage.get(name)
-    ]
+    figures = ("cpu_hours", 1, "CPU hours"), ("gpu_hours", 1, "GPU hours"), ("peak_mb", 0, "MiB in a job")
+    found = [f"{usage[name]:,.{digits}f} {unit}" for name, digits, unit in figures if usage.get(name)]
     return f" ({', '.join(found)})" if found else ""
 
 
@@ -100,6 +106,21 @@ def _time(record: Mapping[str, Any]) -> Iterator[str]:
             f"A case took a median of {_seconds(seconds['median'])} in the model "
             f"(95th percentile {_seconds(seconds['p95'])}, longest {_seconds(seconds['longest'])})."
         )
+
+
+def _cost(record: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured of memory and energy."""
+    cost = record.get("cost") or {}
+    memory = [
+        f"{cost[name]['max']:,.0f} MiB of {of}"
+        for name, of in (("peak_mb", "memory"), ("gpu_peak_mb", "its GPUs' memory"))
+        if cost.get(name)
+    ]
+    if memory:
+        yield f"The model's process took up to {' and '.join(memory)}."
+    energy = cost.get("gpu_energy_j")
+    if energy:
+        yield f"The GPUs took {energy['total'] / 3.6e6:.3g} kWh for {_number(energy['cases'], 'case')}."
 
 
 def _seconds(value: float) -> str:
