@@ -171,11 +171,25 @@ def test_what_a_run_came_to_is_told_whole(tmp_path: Path) -> None:
     assert list(faults(site.outdir)) == []
     text = (site.outdir / "methods.md").read_text()
     assert "Of 4 cases, 3 were predicted and 1 failed (model: 1)." in text
-    assert "used CPUs, with 1 worker on 1 node" in text
+    assert re.search(r"used CPUs( \(.+\))?, with 1 worker on 1 node\.", text)
     assert "4 cases: 3 done, 1 failed" in graph(site.outdir)["./"]["description"]
     assert site.submit("--fail-fast", "--retry-failed").code == 3
     action = graph(site.outdir)["#run"]
     assert action["actionStatus"] == "http://schema.org/CompletedActionStatus" and "error" not in action
+
+
+def test_what_was_measured_is_in_the_methods(here: Here) -> None:
+    text = (here.folder / "run/methods.md").read_text()
+    record = json.loads((here.folder / "run/record.json").read_bytes())
+    assert f"All {len(NAMES)} cases were predicted." in text and "More than one attempt" not in text
+    assert f"took up to {record['cost']['peak_mb']['max']:,.0f} MiB of memory." in text
+    gpus = {"gpu_peak_mb": {"max": 1234.5}, "gpu_energy_j": {"total": 7.2e6, "cases": 7}}
+    worker = {"gpu_models": ["NVIDIA H100"], "cpu_model": "a CPU"}
+    run = request.read(RunPaths(here.folder / "run"))
+    told = {**record, "cost": {**record["cost"], **gpus}, "workers": [worker, worker], "nodes": ["a", "b"]}
+    more = methods.text(run, told, None, references.of_run(run, None, on_slurm=False))
+    assert "used GPUs (NVIDIA H100), with 2 workers on 2 nodes." in more
+    assert "1,234 MiB of its GPUs' memory" in more and "The GPUs took 2 kWh for 7 cases." in more
 
 
 def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
