@@ -387,14 +387,27 @@ def test_an_empty_mask_makes_no_segmentation(study: Study, tmp_path: Path) -> No
         image.save_as(file)
     submit = ["submit", "--model", THRESHOLD, "--inputs", inputs, "--outdir", tmp_path / "run", "--runtime", "host"]
     assert Here(tmp_path)(*submit, "--executor", "inline").code == 0
-    code, told = run_export(tmp_path / "run", "--to", tmp_path / "to", "--format", "dicom-seg", "--output", "mask")
+    to = tmp_path / "to"
+    code, told = run_export(tmp_path / "run", "--to", to, "--format", "dicom-seg", "--output", "mask")
     assert code == 0 and told["files"] == {} and told["empty"][0]["reason"].startswith("the mask is empty")
+    assert not (to / "dicom-seg").exists()
     (inputs / "black/77-0.dcm").unlink()
     code, told = run_export(tmp_path / "run", "--to", tmp_path / "other", "--format", "dicom-seg,png,nifti")
     assert code == 4 and {each["reason"] for each in told["left_out"] if each["output"] == "mask"} == {
         "the input was changed after the run was planned"
     }
     assert told["files"] == {"nifti": {"written": 4, "kept": 0}}
+
+
+def test_numbers_that_are_none_are_counted_and_kept(tmp_path: Path) -> None:
+    inputs = tmp_path / "scans"
+    inputs.mkdir()
+    np.save(inputs / "odd.npy", np.array([[[[np.nan, 255.0, 51.0]]]], np.float32))
+    submit = ["submit", "--model", THRESHOLD, "--inputs", inputs, "--outdir", tmp_path / "run", "--runtime", "host"]
+    assert Here(tmp_path)(*submit, "--executor", "inline").code == 0
+    _, told = run_export(tmp_path / "run", "--to", tmp_path / "to", "--format", "csv,parquet", "--output", "shares")
+    rows = {row["quantity"]: row["value"] for row in rows_of(tmp_path / "to/values.csv")}
+    assert rows == {"minimum": "0.0", "mean": "0.5", "maximum": "1.0", "not finite": "2.0"}
 
 
 @pytest.mark.parametrize(
@@ -560,7 +573,28 @@ def test_an_export_that_was_killed_goes_on(study: Study, tmp_path: Path) -> None
     nibabel.load(tmp_path / "to/nifti/mask/single.nii.gz")  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("kind", "room"), [("h5", "64k"), ("nifti", "64k"), ("parquet", "24k")])
+def test_a_full_disk_is_said_and_leaves_no_half_file(
+    study: Study, tmp_path: Path, kind: str, room: str
+) -> None:
+    """On a real mount, in a mount namespace of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    export = f'{sys.executable} -m modelhub_hpc.cli -q export "$1" --to "$0/to" --format {kind}'
+    script = f'mount -t tmpfs -o size={room} none "$0"; {export}; code=$?; find "$0/to" -name "*.part"; exit $code'
+    ended = subprocess.run(
+        [*unshare, "sh", "-c", script, str(tmp_path), str(study.run)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert ended.returncode == 75 and "No space left on device" in ended.stderr, ended.stderr
+    assert "run the same command again" in ended.stderr and not ended.stdout
+
+
 def test_folders_that_are_anothers_are_refused(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="a file is in the way"):
+        run_export(study.run, "--to", tmp_path / "file/to", "--format", "csv")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.doc").write_text("precious")
     with pytest.raises(UsageError, match="not empty and not an export"):

@@ -176,7 +176,10 @@ def _identity(run: Reading, wanted: Wanted) -> dict[str, Json]:
 def _claim(run: Reading, folder: Path, wanted: Wanted) -> Path:
     """Make the folder an export of this run, if it is not; where its owners are recorded."""
     with storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"--to {shown(folder)}: a file is in the way.") from None
         there = read_json(folder / _STATE)
         strange = not there and any(each.name != ".mh-hpc" for each in folder.iterdir())
         if strange:

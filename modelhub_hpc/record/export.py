@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc.errors import TryAgainError, shown
-from modelhub_hpc.record.hdf5 import read_array
+from modelhub_hpc.record.hdf5 import Sink, read_array
 from modelhub_hpc.record.results import Output
 from modelhub_hpc.runfolder import RunPaths
 
@@ -64,20 +65,28 @@ def pieces(paths: RunPaths, output: Output, itemsize: int) -> Iterator[npt.NDArr
 def copy_arrays(paths: RunPaths, outputs: Sequence[Output], target: Path) -> None:
     """A new HDF5 file with the arrays of these outputs and all that is known of them, as /<case id>/<output name>.
 
-    Raises ValueError for outputs without any array, TryAgainError as `npy` does.
+    Raises ValueError for outputs without any array, TryAgainError as `npy` does, OSError where the target fails.
     """
     places = [_place(paths, output) for output in outputs if output.dataset is not None]
     if not places:
         raise ValueError("no output is an array")
-    with h5py.File(target, "w") as copied:
-        for path, name in places:
-            try:
-                with h5py.File(path, "r", locking=False) as file:
-                    group = copied.require_group(os.path.dirname(name))
-                    group.attrs.update(file[os.path.dirname(name)].attrs)
-                    file.copy(name, group)
-            except (OSError, KeyError, RuntimeError) as error:
-                raise _damaged(path, name, error) from error
+    with contextlib.closing(Sink(target)) as sink:
+        with h5py.File(sink, "w", locking=False) as copied:
+            for path, name in places:
+                _copy(path, name, copied)
+        sink.close()
+    if sink.error is not None:
+        raise sink.error
+
+
+def _copy(path: Path, name: str, copied: Any) -> None:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            group = copied.require_group(os.path.dirname(name))
+            group.attrs.update(file[os.path.dirname(name)].attrs)
+            file.copy(name, group)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _damaged(path, name, error) from error
 
 
 def _parts(head: bytes, file: Any, dataset: Any) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ class ArrayOutput:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """The file under HDF5; it never reports a failed write, but keeps it in `error`.
 
     HDF5 cannot close a file once a write has failed: the descriptor leaks and the process dies of a
@@ -138,7 +138,7 @@ class ArrayStore:
         import h5py
 
         self.path = path
-        self._sink = _Sink(path)
+        self._sink = Sink(path)
         self._group: tuple[str, h5py.Group] | None = None  # the case that is being written
         self._stored: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._file: h5py.File | None = h5py.File(
