@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ WIDTH, HEIGHT = 360, 96  # of the area that bars are drawn in
 _BINS = 36
 _LOGARITHMIC = 30.0  # from this ratio of the largest to the smallest value on
 _MOST_MARKS = 200
+_VISIBLE = 4.0  # of 1000
 _VAST = 1e300  # beyond which differences are no numbers any more
 _STEPS = 1.0, 2.0, 5.0, 10.0
 _TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
@@ -78,6 +80,21 @@ def timeline(moments: Sequence[float], bins: int = 48) -> Chart | None:
     ticks = [((at - start) / (end - start) * WIDTH, _clock(at, step)) for at in _multiples(start, end, step)]
     words = f"{len(given):,} cases in {number(round(end - start, 1))} s, at most {number(float(rate))} per second"
     return Chart(_bars(counts), _apart(ticks), (), f"{number(float(rate))}/s", words)
+
+
+def strip(parts: Mapping[str, float], whole: float) -> list[tuple[str, float, float]]:
+    """(name, x, width) of the parts of a strip of 1000; none that there is is too narrow to be seen.
+
+    >>> strip({"done": 1797, "failed": 1, "lost": 0}, 1798)
+    [('done', 0.0, 996.0), ('failed', 996.0, 4.0)]
+    """
+    widths = {name: max(1000 * part / (whole or 1), _VISIBLE) for name, part in parts.items() if part > 0}
+    over = sum(widths.values()) - 1000
+    if over > 0:
+        widest = max(widths, key=lambda name: widths[name])
+        widths[widest] -= over
+    ends = itertools.accumulate(widths.values(), initial=0.0)
+    return [(name, round(x, 2), round(width, 2)) for x, (name, width) in zip(ends, widths.items())]
 
 
 def _bars(counts: npt.NDArray[np.int64]) -> tuple[tuple[float, float, float], ...]:

@@ -21,7 +21,7 @@ from modelhub_hpc.record import Maker, makers
 from modelhub_hpc.report import charts, outliers
 from modelhub_hpc.report.charts import Chart
 from modelhub_hpc.report.measures import SCORES
-from modelhub_hpc.report.mosaic import Swatch, Tile, legend
+from modelhub_hpc.report.mosaic import Tile, legend
 from modelhub_hpc.report.survey import FLAGS, LISTED, Given, Structure, Survey, named
 from modelhub_hpc.runfolder import read_json
 from modelhub_hpc.runs.reading import Reading
@@ -94,44 +94,77 @@ class Worker:
 
 def render(run: Reading, found: Survey, tiles: Sequence[Tile]) -> str:
     """The whole page. Raises TryAgainError or UnfitError where the run cannot be read."""
-    css, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
-    record, workers = {**_UNRECORDED, **read_json(run.paths.record_json)}, [_worker(each) for each in makers(run.paths)]
+    record = {**_UNRECORDED, **read_json(run.paths.record_json)}
     return _environment().get_template("report.html").render(
         run=run.request,
-        folder=run.paths.root,
+        record=record,
         found=found,
         tally=found.tally,
+        settled=charts.strip(_settled(found), found.tally.cases),
         made=time.time(),
-        record=record,
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
-        css=Markup(css),
-        script=Markup(script),
-        flags=FLAGS,
-        listed=LISTED,
-        sections=[_section(given) for given in found.outputs],
-        rule=outliers.RULE,
-        tiles=tiles,
-        flagged={row: kinds for row, kinds in _kinds(found)},
-        legend=_legend(run, tiles),
-        notes=found.notes.most_common(_NOTES),
-        stages=_stages(workers),
-        told=_STAGES,
-        workers=workers[:_ROWS],
-        all_workers=len(workers),
-        nodes=list(_nodes(found, workers)),
-        gpus=list(_gpus(workers)),
-        seconds=charts.histogram(found.seconds, "s"),
-        throughput=charts.timeline(found.ended),
-        unmeasured=_unmeasured(workers),
-        jobs=record["jobs"][:_ROWS],
-        unused=_UNUSED,
-        site=list(_site(run.request.site)),
-        methods=_text(run.paths.methods_md),
-        citation=_text(run.paths.citation_bib),
         chart_width=charts.WIDTH,
         chart_height=charts.HEIGHT,
+        **_parts(),
+        **_quality(run, found, tiles),
+        **_time(run, found),
+        **_origin(run, record),
     )
+
+
+def _parts() -> dict[str, Any]:
+    """What makes the page a page, and the policy that lets it be nothing else."""
+    css, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    allowed = f"style-src {_hash(css)}; script-src {_hash(script)}"
+    policy = f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+    return {"css": Markup(css), "script": Markup(script), "policy": policy}
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _quality(run: Reading, found: Survey, tiles: Sequence[Tile]) -> dict[str, Any]:
+    marked = any(pane.over or pane.paths for tile in tiles for pane in tile.panes)
+    return {
+        "flags": FLAGS,
+        "listed": LISTED,
+        "sections": [_section(given) for given in found.outputs],
+        "rule": outliers.RULE,
+        "notes": found.notes.most_common(_NOTES),
+        "tiles": tiles,
+        "flagged": _kinds(found),
+        "marked": marked,
+        "legend": legend(run.request.model.outputs) if marked else (),
+    }
+
+
+def _time(run: Reading, found: Survey) -> dict[str, Any]:
+    workers = [_worker(each) for each in makers(run.paths)]
+    stages = _stages(workers)
+    return {
+        "stages": stages,
+        "spent": charts.strip(stages, sum(stages.values())),
+        "told": _STAGES,
+        "known": {stage for each in workers for stage in each.seconds},
+        "seconds": charts.histogram(found.seconds, "s"),
+        "throughput": charts.timeline(found.ended),
+        "nodes": list(_nodes(found, workers)),
+        "gpus": list(_gpus(workers)),
+        "workers": workers[:_ROWS],
+        "all_workers": len(workers),
+        "unmeasured": _unmeasured(workers),
+    }
+
+
+def _origin(run: Reading, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "folder": run.paths.root,
+        "jobs": record["jobs"][:_ROWS],
+        "unused": _UNUSED,
+        "site": list(_site(run.request.site)),
+        "methods": _text(run.paths.methods_md),
+        "citation": _text(run.paths.citation_bib),
+    }
 
 
 def _environment() -> jinja2.Environment:
@@ -155,18 +188,13 @@ def _visible(value: Any) -> Any:
     return kind("".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in value))
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _kinds(found: Survey) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are flagged, and for what."""
+def _kinds(found: Survey) -> dict[int, list[str]]:
+    """What rows are flagged for."""
     of_row: dict[int, list[str]] = {}
     for kind, flags in found.flags.items():
-        for flag in flags:
-            if kind not in of_row.setdefault(flag.row, []):
-                of_row[flag.row].append(kind)
-    yield from of_row.items()
+        for row in dict.fromkeys(flag.row for flag in flags):
+            of_row.setdefault(row, []).append(kind)
+    return of_row
 
 
 def _section(given: Given) -> Section:
@@ -208,8 +236,9 @@ def _volumes(given: Given, structure: Structure) -> Volumes:
     return Volumes(name, colour, present, given.masks - present, lost, unit, figures, chart, len(odd))
 
 
-def _legend(run: Reading, tiles: Sequence[Tile]) -> tuple[Swatch, ...]:
-    return legend(run.request.model.outputs) if any(pane.over for tile in tiles for pane in tile.panes) else ()
+def _settled(found: Survey) -> dict[str, float]:
+    lost = found.quarantined
+    return {"done": found.tally.done, "failed": found.tally.failed - lost, "quarantined": lost}
 
 
 def _worker(maker: Maker) -> Worker:
