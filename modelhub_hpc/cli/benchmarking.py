@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelhub_hpc import __version__, config, models
+from modelhub_hpc import __version__, config, models, run
 from modelhub_hpc.cli import progress as display
 from modelhub_hpc.cli.output import Voice, one_line
 from modelhub_hpc.cli.submit import Submission, absolute, submit
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.digests import file_digest
-from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, UnfitError, UsageError, shown
+from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UnfitError, UsageError, shown
 from modelhub_hpc.evaluation import classification, figures, ranking, segmentation, truth
 from modelhub_hpc.evaluation import classification_tables, segmentation_tables
 from modelhub_hpc.evaluation.contestants import Contestant, folder_of, place_of
@@ -134,13 +134,20 @@ def _run(
         folder = folder_of(wanted.outdir, safe_name(name, 80))
         voice.say(f"{name}:")
         code = submit(_submission(wanted, given[name], folder), _Aside(voice.json, voice.quiet))
-        if code not in (EXIT_DONE, EXIT_FAILED_CASES):
+        if code not in (EXIT_DONE, EXIT_FAILED_CASES) or not _is_complete(folder):
             voice.warn("The same command goes on with the benchmark.")
-            return [], code
+            return [], code or EXIT_TRY_AGAIN
         worst = max(worst, code)
         contestants.append(Contestant(name, reading.read(folder), places[name], entry_of(model)))
         voice.say("")
     return contestants, worst
+
+
+def _is_complete(folder: Path) -> bool:
+    """It is not where somebody has left it to SLURM."""
+    current = reading.read(folder)
+    state = run.survey(current.paths, current.request)
+    return state.done + state.failed == current.request.cases
 
 
 class _Aside(Voice):
@@ -245,15 +252,15 @@ def _conclude(
 
 
 def _model_facts(contestant: Contestant) -> dict[str, Any]:
-    run = contestant.reading.request
+    request = contestant.reading.request
     return {
         "name": contestant.name,
-        "id": run.model.id,
-        "version": run.model.version,
-        "digest": run.model.digest,
-        "image": run.image.name if run.image else None,
-        "image_sha256": run.image.sha256 if run.image else None,
+        "id": request.model.id,
+        "version": request.model.version,
+        "digest": request.model.digest,
+        "image": request.image.name if request.image else None,
+        "image_sha256": request.image.sha256 if request.image else None,
         "output": contestant.output.name,
         "run": str(contestant.reading.paths.root),
-        "run_id": run.run_id,
+        "run_id": request.run_id,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,12 +225,14 @@ class _Judge:
         return Answer(names[place], rank, names[best], seconds, bool((others == scores[place]).any()))
 
     def _place(self, row: Row, names: tuple[str, ...]) -> int | None:
-        if names != self._vocabulary.names:
+        """Where the label of a row stands in a list; notes it where it does not."""
+        if not self.names:
+            self._vocabulary = Vocabulary(names, self.contestant.labels)
+        if names != self._vocabulary.names or not self.names:
             self._in_order = not self.names
             self.names.update(dict.fromkeys(names))
-            self._vocabulary = Vocabulary(names, self.contestant.labels)
         try:
-            place = self._vocabulary.place(row.value)
+            place = self._named_place(row.value, names)
         except InvalidError as error:
             raise InvalidError(f"{self._truth}, line {row.line}, for {self.contestant.name}: {error}") from error
         if place is None and not self.contestant.labels:
@@ -240,6 +241,16 @@ class _Judge:
         if place is None:
             self.outside[row.value] = None
         return place
+
+    def _named_place(self, text: str, names: tuple[str, ...]) -> int | None:
+        first = self._vocabulary
+        place = first.place(text)
+        if names == first.names:
+            return place
+        # most lists are the first one in another order; to look all labels up in each takes a hundred times as long
+        if place is not None and names.count(first.names[place]) == 1:
+            return names.index(first.names[place])
+        return Vocabulary(names, self.contestant.labels).place(text)
 
 
 def _number(text: str, count: int) -> int | None:
@@ -256,9 +267,11 @@ def _scores(prediction: Any) -> tuple[tuple[str, ...], npt.NDArray[np.float64]] 
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "label" in row for row in rows):
             return "its answer is no list of labels"
         names, values = tuple(str(row["label"]) for row in rows), [row.get("probability") for row in rows]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    try:
+        scores = np.array(values, np.float64)
+    except (TypeError, ValueError):
         return "a score is not a number"
-    return names, np.array(values, np.float64)
+    return (names, scores) if np.isfinite(scores).all() else "a score is not a number"
 
 
 def _refuse_unknown(truth: Truth, rows: Sequence[Row], scores: Sequence[Score]) -> None:

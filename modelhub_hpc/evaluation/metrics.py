@@ -34,20 +34,19 @@ def measures(found: Mask, truth: Mask, spacing: Sequence[float]) -> Measures:
     Both masks empty: Dice 1 and HD95 0. One of them empty: Dice 0, and for HD95 the diagonal of the grid, which
     is 373.13 mm for BraTS, as its challenge has it.
     """
-    both, either = np.count_nonzero(found & truth), np.count_nonzero(found) + np.count_nonzero(truth)
-    positives = np.count_nonzero(truth)
-    negatives = truth.size - positives
+    both, positives = _count(found & truth), _count(truth)
+    either, negatives = _count(found) + positives, truth.size - positives
     return Measures(
         dice=2 * both / either if either else 1.0,
         hd95=_hd95(found, truth, spacing),
         sensitivity=both / positives if positives else None,
-        specificity=np.count_nonzero(~found & ~truth) / negatives if negatives else None,
+        specificity=_count(~(found | truth)) / negatives if negatives else None,
     )
 
 
 def worst(truth: Mask, spacing: Sequence[float]) -> Measures:
     """What a model gets for a case that it has not solved."""
-    positives = np.count_nonzero(truth)
+    positives = _count(truth)
     return Measures(
         dice=0.0,
         hd95=diagonal(truth.shape, spacing),
@@ -59,6 +58,10 @@ def worst(truth: Mask, spacing: Sequence[float]) -> Measures:
 def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
     """From corner to corner of a grid: farther than any two of its voxels."""
     return float(np.linalg.norm(np.multiply(shape, spacing)))
+
+
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))
 
 
 def _hd95(found: Mask, truth: Mask, spacing: Sequence[float]) -> float:
