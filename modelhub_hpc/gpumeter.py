@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ class GpuMeter:
         self.missing: dict[str, str] = {}
         self._handles: list[Any] = []
         self._lock = threading.Lock()
-        self._peak_mb, self._joules, self._share, self._unanswered = 0.0, 0.0, 0.0, 0
+        self._peak_mb, self._joules = 0.0, 0.0  # since the answer before; then
+        self._share, self._unanswered = (0.0, 0.0), 0  # of each case of the batch that is being answered
         self._closed = threading.Event()
         reason = "the GPU is shared with other workers" if shared else self._open(gpus)
         if reason is not None:
@@ -62,7 +64,8 @@ class GpuMeter:
         if self._handles and not self._closed.is_set():
             self._closed.set()
             self._thread.join()
-            self._nvml.nvmlShutdown()
+            with contextlib.suppress(self._nvml.NVMLError):  # of a GPU that was lost
+                self._nvml.nvmlShutdown()
 
     def begin(self) -> None:
         """What follows belongs to the next answer, and nothing that was before."""
@@ -73,15 +76,17 @@ class GpuMeter:
     def answered(self, batch: int) -> tuple[float | None, float | None]:
         """Peak memory (MiB) and energy (J) of the case that was just answered, None for what is not measured.
 
-        batch: how many were computed together, whose answers follow each other: each has an equal share of the energy.
+        batch: how many were computed together, whose answers follow each other: they have the peak in common, and equal
+        shares of the energy.
         """
         if not self._unanswered:
+            self._look()
             now = self._energy_j() or 0.0
-            self._share, self._joules, self._unanswered = (now - self._joules) / batch, now, batch
+            self._share = self._take_peak(), round((now - self._joules) / batch, 3)
+            self._joules, self._unanswered = now, batch
         self._unanswered -= 1
-        self._look()
-        peak = self._take_peak()
-        return None if _PEAK in self.missing else peak, None if _ENERGY in self.missing else round(self._share, 3)
+        peak_mb, energy_j = self._share
+        return None if _PEAK in self.missing else peak_mb, None if _ENERGY in self.missing else energy_j
 
     def _watch(self) -> None:
         while not self._closed.wait(_EVERY_S):

@@ -119,7 +119,7 @@ class Answers:
             outputs=tuple(self._output(position, output, folder) for position, output in outputs),
             seconds=float(fields.get("seconds", 0.0)),
             asked=asked,
-            batch=int(fields.get("batch", 1)),
+            batch=_batch(fields.get("batch", 1), asked),
             notes=tuple(str(n) for n in fields.get("notes", ())),
             error=str(fields["error"]) if failed else None,
             kind=str(fields.get("kind", "model")),
@@ -151,6 +151,12 @@ class Answers:
         if not math.isfinite(sum(probabilities)):
             raise ValueError("a probability is no finite number")
         return LabelList(labels, probabilities)
+
+
+def _batch(given: object, asked: int) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= asked:
+        raise ValueError(f"batch is {str(given)[:40]}, and {asked} cases were asked for together")
+    return given
 
 
 def _peak_mb(given: object) -> float | None:

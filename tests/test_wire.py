@@ -55,3 +55,9 @@ def test_labels_stay_known_for_each_output() -> None:
 def test_a_list_that_is_none_is_refused(output: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         value(Answers(), done(output))
+
+
+@pytest.mark.parametrize("batch", [0, -1, 3, 1.5, True, "2", None])
+def test_a_batch_that_nobody_asked_for_is_refused(batch: object) -> None:
+    with pytest.raises(ValueError, match="2 cases were asked for together"):
+        Answers().reply({**done(), "batch": batch}, Path("/"), 2)
