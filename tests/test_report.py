@@ -19,6 +19,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 from grounds import OBEDIENT, REPO
 from runkit import Here
@@ -30,8 +31,17 @@ from bench import cohort  # noqa: E402
 from modelhub_hpc import report  # noqa: E402
 from modelhub_hpc.contribution import OutputSpec  # noqa: E402
 from modelhub_hpc.plan import Case  # noqa: E402
-from modelhub_hpc.record import ArrayOutput, CaseResult, Cost, RunPaths, ShardWriter, load_volume  # noqa: E402
+from modelhub_hpc.record import (  # noqa: E402
+    ArrayOutput,
+    CaseError,
+    CaseResult,
+    Cost,
+    RunPaths,
+    ShardWriter,
+    load_volume,
+)
 from modelhub_hpc.report import charts, mosaic, outliers  # noqa: E402
+from modelhub_hpc.report.failures import Failures  # noqa: E402
 from modelhub_hpc.report.measures import Measuring  # noqa: E402
 from modelhub_hpc.report.survey import survey  # noqa: E402
 from modelhub_hpc.runs import reading  # noqa: E402
@@ -428,6 +438,33 @@ def test_evidence_may_be_enormous(tmp_path: Path) -> None:
     page, said = page_of(submit(model, tmp_path / "run", "--inputs", inputs, code=3))
     assert said["failed"] == 30 and said["bytes"] < 1_500_000
     assert "characters …" in page.text and "the end" in page.text
+
+
+def test_many_failures_of_many_kinds_share_the_room() -> None:
+    """Evidence that grows fivefold on a page, from more cases and causes than it can hold."""
+    found = Failures()
+    for number in range(20_000):
+        cause = "abcdefghij"[number % 10] * (1 + number % 97)
+        error = CaseError("crash" if number % 7 == 0 else "model", f"cause {cause}", '<"\x1b\udcff">' * 2000)
+        case = Case(f"case-{number:05d}", (("single", f"/data/{'<' * 600}/{number}.png"),), (), 1, 1)
+        result = CaseResult(case.id, number, "failed", (), 0.0, 2, error, (), "node", 1.0)
+        found.add(case, result)
+    groups = found.groups()
+    assert sum(group.count for group in groups) == 20_000 and len(groups) <= 42
+    assert [group.quarantined for group in groups] == sorted((group.quarantined for group in groups), reverse=True)
+    assert all(group.cases and group.cases[0].evidence for group in groups)
+    assert not all(case.evidence for group in groups for case in group.cases)
+    words = "".join(case.inputs + case.message + (case.evidence or "") for group in groups for case in group.cases)
+    assert len(str(escape(words)).encode("unicode_escape")) < 6_000_000
+
+
+def test_a_folder_may_be_called_anything(planted: Path, tmp_path: Path) -> None:
+    run = tmp_path / f"a run\n{HOSTILE}{HALF}"
+    shutil.copytree(planted, run)
+    made = report.write(reading.read(run), run / report.NAME, 0)
+    page = Page(made.path.read_text("utf-8"))
+    nothing_from_elsewhere(page)
+    assert f"a run {HOSTILE}half\\udcff\\udcfe" in page.text
 
 
 def test_the_command_says_what_is_wrong(planted: Path, tmp_path: Path) -> None:

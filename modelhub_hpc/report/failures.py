@@ -1,18 +1,21 @@
-"""Failed cases, grouped by what they have in common; the evidence of a bounded number of them is kept."""
+"""Failed cases, grouped by what they have in common; of each group as many are told of as a page has room for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from markupsafe import escape
 
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import CaseResult, FailureKind
 
 # the model's process died of them, also when they were tried alone
 QUARANTINED = (FailureKind.CRASH.value, FailureKind.TIMEOUT.value, FailureKind.MEMORY.value)
-EVIDENCE_CHARS = 6000
-_MOST_EVIDENCE = 4_000_000  # characters of all together
+_EVIDENCE_CHARS = 6000
+_ROOM = 6_000_000  # bytes of a page that all of them may take
+_ROW = 500  # bytes of a page that a case takes beside its own words
 _MOST_CASES = 250  # of a group that are listed
 _MOST_GROUPS = 40  # beside those for what is in no other
 _MESSAGE_CHARS = 500
@@ -53,7 +56,6 @@ class Failures:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], Group] = {}
-        self._room = _MOST_EVIDENCE
 
     def add(self, case: Case, result: CaseResult) -> None:
         assert result.error is not None
@@ -65,23 +67,36 @@ class Failures:
         group = self._groups.setdefault(key, Group(error.kind, cause))
         group.count += 1
         if len(group.cases) < _MOST_CASES:
-            message = _cut(error.message, _MESSAGE_CHARS)
-            given = "\n".join(path for _, path in case.inputs)
-            kept = self._kept(error.evidence)
-            group.cases.append(
-                Failed(case.id, _cut(given, _MESSAGE_CHARS), message, result.attempts, result.host, kept)
-            )
+            given = cut("\n".join(path for _, path in case.inputs), _MESSAGE_CHARS)
+            message, evidence = cut(error.message, _MESSAGE_CHARS), cut(error.evidence, _EVIDENCE_CHARS)
+            group.cases.append(Failed(case.id, given, message, result.attempts, result.host, evidence))
 
     def groups(self) -> list[Group]:
-        """Quarantined ones first, then the largest."""
-        return sorted(self._groups.values(), key=lambda group: (not group.quarantined, -group.count, group.cause))
+        """Quarantined ones first, then the largest; each has its share of the room, its first cases with evidence."""
+        found = sorted(self._groups.values(), key=lambda group: (not group.quarantined, -group.count, group.cause))
+        room = _ROOM
+        kept: list[list[Failed]] = [[] for _ in found]
+        for turn in range(_MOST_CASES):
+            for group, own in zip(found, kept):
+                if turn < len(group.cases):
+                    case = _fitting(group.cases[turn], room)
+                    own += [case] if case else []
+                    room -= _bytes(case) if case else 0
+        for group, own in zip(found, kept):
+            group.cases = own
+        return found
 
-    def _kept(self, evidence: str) -> str | None:
-        text = _cut(evidence, EVIDENCE_CHARS)
-        if len(text) > self._room:
-            return None
-        self._room -= len(text)
-        return text
+
+def _fitting(case: Failed, room: int) -> Failed | None:
+    """A case, or one without its evidence, or none."""
+    bare = replace(case, evidence=None)
+    return next((each for each in (case, bare) if _bytes(each) <= room), None)
+
+
+def _bytes(case: Failed) -> int:
+    """At most so many on a page."""
+    words = f"{case.case}{case.case}{case.inputs}{case.message}{case.node}{case.evidence or ''}"
+    return _ROW + len(str(escape(words)).encode("unicode_escape"))
 
 
 def _cause(message: str, case: Case) -> str:
@@ -91,7 +106,7 @@ def _cause(message: str, case: Case) -> str:
     >>> _cause("truncated: /data/a.png: truncated: it ends inside chunk 3 of /data/x/y", case)
     'truncated: it ends inside chunk 3 of …'
     """
-    cause = _cut(message, _MESSAGE_CHARS)
+    cause = cut(message, _MESSAGE_CHARS)
     for own in _longest_first([*(path for _, path in case.inputs), case.id]):
         cause = cause.replace(own, "…")
     cause = " ".join(_PATH.sub("…", cause).split())
@@ -102,8 +117,8 @@ def _longest_first(texts: Iterable[str]) -> list[str]:
     return sorted((text for text in texts if len(text) > 3), key=len, reverse=True)
 
 
-def _cut(text: str, most: int) -> str:
-    """Beginning and end, which say most."""
+def cut(text: str, most: int) -> str:
+    """Beginning and end, which say most, of a text that is too long."""
     if len(text) <= most:
         return text
     tail = most * 2 // 3

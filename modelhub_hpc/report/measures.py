@@ -63,11 +63,10 @@ class Measuring:
     outputs: Sequence[OutputSpec] = field(repr=False)
 
     def __call__(self, case: Case, result: CaseResult) -> Measured:
-        grids = dict(_grids(case))
+        lies = any(output.type in _ON_GRID for output in result.outputs)
+        grids = dict(_grids(case)) if len(case.inputs) > 1 or (lies and _is_picture(case.inputs[0][1])) else {}
         first = grids.get(case.inputs[0][0])
-        found = tuple(
-            self._output(spec, output, first) for spec, output in zip(self.outputs, result.outputs, strict=False)
-        )
+        found = tuple(self._output(*each, first) for each in zip(self.outputs, result.outputs))
         return Measured(found, _apart(grids), sum(grid is None for grid in grids.values()))
 
     def _output(self, spec: OutputSpec, output: Output, grid: Geometry | tuple[int, int] | None) -> Measures:
@@ -176,12 +175,16 @@ def _grids(case: Case) -> Iterator[tuple[str, Geometry | tuple[int, int] | None]
     """
     for key, path in case.inputs:
         try:
-            grid = _picture(path) if (inputs.mime(path) or "").startswith("image/") else inputs.geometry(path)
+            grid = _picture(path) if _is_picture(path) else inputs.geometry(path)
         except (InputError, OSError, ValueError):
             yield key, None
         else:
             if grid is not None:
                 yield key, grid
+
+
+def _is_picture(path: str) -> bool:
+    return (inputs.mime(path) or "").startswith("image/")
 
 
 def _picture(path: str) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from modelhub_hpc.viewing.words import number, percent
 _SIDE = 288  # pixels of a picture at most
 _QUALITY = 72
 _PANES = 2  # pictures of a case
+_NAME_CHARS = 60
 _MOST_PARTS = 6  # structures that are told of
 _STRONG = {"mask": 0.55, "heat": 0.6, "picture": 1.0}
 
@@ -139,7 +140,7 @@ def _outline(output: Output) -> Outline | None:
 def _words(output: Output) -> Iterator[str]:
     """An output that is a word or a number."""
     if output.type == "label_list" and (found := charts.labels(output.prediction)):
-        yield f"{found[0].name} ({percent(found[0].value)})"
+        yield f"{found[0].name[:_NAME_CHARS]} ({percent(found[0].value)})"
     elif isinstance(output.value, (int, float)) and not isinstance(output.value, bool):
         yield f"{output.name} {number(output.value)}"
 
@@ -150,8 +151,9 @@ def _marked(layer: Layer, outputs: Sequence[OutputSpec], place: Geometry | None)
     size, unit = 1.0, "voxels"
     if place is not None and place.size[2] > 1:
         size, unit = float(np.prod(place.spacing)) / 1000, "ml"
-    parts = [f"{labels.get(str(label), label)} {_short(count * size)}" for label, count in layer.labels.items()]
-    return f"{', '.join(parts[:_MOST_PARTS])} {unit}" if parts else f"{layer.name}: nothing marked"
+    names = {label: labels.get(str(label), str(label))[:_NAME_CHARS] for label in list(layer.labels)[:_MOST_PARTS]}
+    parts = [f"{name} {_short(layer.labels[label] * size)}" for label, name in names.items()]
+    return f"{', '.join(parts)} {unit}" if parts else f"{layer.name}: nothing marked"
 
 
 def _short(value: float) -> str:

@@ -20,6 +20,7 @@ from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.record import Maker, makers
 from modelhub_hpc.report import charts, outliers
 from modelhub_hpc.report.charts import Chart
+from modelhub_hpc.report.failures import cut
 from modelhub_hpc.report.measures import SCORES
 from modelhub_hpc.report.mosaic import Tile, legend
 from modelhub_hpc.report.survey import FLAGS, LISTED, Given, Structure, Survey, named
@@ -176,16 +177,17 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(FILTERS)
+    made.filters.update(FILTERS, cut=cut)
     return made
 
 
-def _visible(value: Any) -> Any:
+def _visible(value: Any) -> str:
     """Whatever the page is given: what cannot be seen, or has no place in a file, is spelt out."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    kind: Callable[[str], str] = Markup if isinstance(value, Markup) else str
-    return kind("".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in value))
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    kind: Callable[[str], str] = Markup if isinstance(text, Markup) else str
+    return kind("".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text))
 
 
 def _kinds(found: Survey) -> dict[int, list[str]]:

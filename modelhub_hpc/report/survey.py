@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from modelhub_hpc import config
 from modelhub_hpc.contribution import OutputSpec
+from modelhub_hpc.errors import UnfitError
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import CaseResult, Count, Tally
 from modelhub_hpc.report import outliers
@@ -40,6 +42,7 @@ FLAGS = {
 LISTED = 100  # cases of a flag
 _STRUCTURES = 48  # of an output
 _LABELS = 10_000  # different first labels that are counted
+_LABEL_CHARS = 200
 _SLOWEST = 10
 _NOTES = 1000
 _NOTE_CHARS = 300
@@ -96,8 +99,9 @@ class Given:
         self.cases += 1
         if found.score is not None:
             self.scores.append(found.score)
-        if found.top is not None and (found.top in self.tops or len(self.tops) < _LABELS):
-            self.tops[found.top] += 1
+        top = None if found.top is None else found.top[:_LABEL_CHARS]
+        if top is not None and (top in self.tops or len(self.tops) < _LABELS):
+            self.tops[top] += 1
         if found.voxels is not None:
             self.masks += 1
             self._take_mask(row, found)
@@ -276,14 +280,19 @@ def _apart(
 ) -> Iterator[tuple[Batch, list[Measured]]]:
     """By other processes, a few batches ahead of what is asked for."""
     waiting = collections.deque[tuple[Batch, Future[list[Measured]]]]()
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        for batch in batches:
-            waiting.append((batch, pool.submit(_measure, measuring, batch)))
-            if len(waiting) > 2 * processes:
-                first, answer = waiting.popleft()
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            for batch in batches:
+                waiting.append((batch, pool.submit(_measure, measuring, batch)))
+                if len(waiting) > 2 * processes:
+                    first, answer = waiting.popleft()
+                    yield first, answer.result()
+            for first, answer in waiting:
                 yield first, answer.result()
-        for first, answer in waiting:
-            yield first, answer.result()
+    except BrokenProcessPool as error:
+        raise UnfitError("""
+            A process that read masks was killed, as machines do that run out of memory.
+            Try again where there is more of it: in a job, rather than on a login node.""") from error
 
 
 def _measure(measuring: Measuring, batch: Batch) -> list[Measured]:
