@@ -87,6 +87,7 @@ bench: $(VENV)/.tests $(TEST_TOOLS) image
 	$(BIN)/python benchmarks/conversion.py $(BUILD)/onnxruntime.tar
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/service.py --model resnet50
+	$(BIN)/python benchmarks/export.py --volumes 4
 
 image: $(BUILD)/image.ready
 
