@@ -58,12 +58,19 @@ def models(folder: Path) -> tuple[str, str, str]:
 
 
 def script(model: Path, name: str) -> ModuleType:
-    """A module that lies beside a contribution."""
+    """A module that lies beside a contribution; those of others have the same names, and no trace of it is left."""
+    before = {each: sys.modules.pop(each, None) for each in (name, "phantom")}
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, str(model))
     try:
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(model))
+        sys.dont_write_bytecode = written
+        for each, module in before.items():
+            sys.modules.pop(each, None)
+            if module is not None:
+                sys.modules[each] = module
 
 
 def patients(folder: Path, count: int) -> Path:

@@ -386,7 +386,7 @@ def test_references_that_cannot_be_used_are_left_out_for_all_and_named(
     assert code == 3
     facts = json.loads((segmented.folder / "out/benchmark.json").read_bytes())
     for case, why in zip(facts["left_out"].items(), REASONS):
-        assert re.search(why, case[1]) and f"{case[0]} is left out for all models, since of its reference" in said
+        assert re.search(why, case[1]) and f"{case[0]} is left out for all models: {case[1]}" in said
     assert len(facts["left_out"]) == len(REASONS) == 7
     assert {row["case"] for row in segmented.table("cases")} == {"patient-07"}
     rows[-1] = ("patient-07", "none.nii")

@@ -26,7 +26,7 @@ def tables_of(contestants: Sequence[Contestant], scores: Sequence[Score], pairs:
 
 def accuracies(contestant: Contestant, score: Score, top: int) -> tuple[Proportion | None, Accuracy | None]:
     """What was measured, None where the model has no more labels than that, and what its card reports."""
-    meaningful = not score.labels or len(score.labels) > top
+    meaningful = top == 1 or not score.labels or len(score.labels) > top
     return score.within(top) if meaningful else None, reported(contestant.entry, *METRICS[top])
 
 

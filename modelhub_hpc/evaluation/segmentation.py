@@ -67,7 +67,7 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """cases: those that could be measured. left_out: why the others could not: their references are at fault."""
+    """cases: those that could be measured. left_out: why the others could not, whatever the models did."""
 
     models: tuple[str, ...]
     plan: Plan
@@ -329,9 +329,9 @@ def _unused(study: Study) -> Iterator[str]:
 
 def _notes(models: Sequence[str], cases: Sequence[CaseScore], left_out: Mapping[str, str]) -> Iterator[str]:
     for name, why in list(left_out.items())[:10]:
-        yield f"{shown(name)} is left out for all models, since of its reference: {shown(why)}."
+        yield f"{shown(name)} is left out for all models: {shown(why)}."
     if len(left_out) > 10:
-        yield f"{len(left_out) - 10:,} more cases are left out for their references; benchmark.json has them all."
+        yield f"{len(left_out) - 10:,} more cases are left out; benchmark.json has them all."
     for place, model in enumerate(models):
         failed = [(each.name, each.problems[place]) for each in cases if each.problems[place]]
         if failed:
