@@ -19,7 +19,7 @@ from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UnfitError, UsageError, shown
 from modelhub_hpc.evaluation import classification, figures, ranking, segmentation, truth
 from modelhub_hpc.evaluation import classification_tables, segmentation_tables
-from modelhub_hpc.evaluation.contestants import Contestant, folder_of, place_of
+from modelhub_hpc.evaluation.contestants import Contestant, folder_of, is_mask, place_of
 from modelhub_hpc.evaluation.ranking import Floats
 from modelhub_hpc.evaluation.regions import plan, scheme_of
 from modelhub_hpc.evaluation.tables import Table, write_csv
@@ -72,7 +72,7 @@ def segment(wanted: Wanted, regions: str | None, case: str | None, seed: int, vo
     _refuse_unfit()
     scheme = scheme_of(regions)
     known = truth.read(wanted.known, truth.REFERENCES, absolute(wanted.data))
-    contestants, code = _run(wanted, _is_mask, "a mask", voice)
+    contestants, code = _run(wanted, is_mask, "a mask", voice)
     if not contestants:
         return code
     planned = plan(scheme, [(each.name, each.labels) for each in contestants])
@@ -189,11 +189,6 @@ def _submission(wanted: Wanted, model: str, folder: Path) -> Submission:
 
 def _is_label_list(output: OutputSpec) -> bool:
     return output.type == "label_list"
-
-
-def _is_mask(output: OutputSpec) -> bool:
-    """Of some published models the masks are called images; then they declare labels."""
-    return output.type == "mask_image" or (output.type == "image" and bool(output.labels))
 
 
 def _panels(

@@ -15,7 +15,7 @@ from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InvalidError, UsageError, shown
 from modelhub_hpc.evaluation import consensus
 from modelhub_hpc.evaluation.agreement import Agreement, Labels, Masks, Pair, Record, Vectors, pairs_of
-from modelhub_hpc.evaluation.contestants import Contestant, place_of
+from modelhub_hpc.evaluation.contestants import Contestant, is_mask, place_of
 from modelhub_hpc.evaluation.labelmaps import LabelMap, Renamed, Structures, structures
 from modelhub_hpc.evaluation.tables import Cell, Table, write_csv
 from modelhub_hpc.evaluation.together import Cases, Together, Unusable
@@ -48,13 +48,8 @@ class Compared:
     notes: tuple[str, ...] = ()
 
 
-def _is_mask(output: OutputSpec) -> bool:
-    """Of some published models the masks are called images; then they declare labels."""
-    return output.type == "mask_image" or (output.type == "image" and bool(output.labels))
-
-
 KINDS: Mapping[str, tuple[str, Callable[[OutputSpec], bool]]] = {
-    "masks": ("a mask", _is_mask),
+    "masks": ("a mask", is_mask),
     "labels": ("a label list", lambda output: output.type == "label_list"),
     "vectors": ("a vector", lambda output: output.type == "vector"),
 }

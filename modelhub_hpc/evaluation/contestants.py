@@ -39,6 +39,11 @@ class Contestant:
         return result.outputs[self.place] if self.place < len(result.outputs) else None
 
 
+def is_mask(output: OutputSpec) -> bool:
+    """Of some published models the masks are called images; then they declare labels."""
+    return output.type == "mask_image" or (output.type == "image" and bool(output.labels))
+
+
 def place_of(model: Contribution, wanted: Sequence[str], suits: Callable[[OutputSpec], bool], kind: str) -> int:
     """Of the output to judge: the one that is named, else the only one that suits. UsageError with those there are.
 
