@@ -120,6 +120,11 @@ class RunPaths:
         return self.root / "inputs.sha256"
 
     @property
+    def report_html(self) -> Path:
+        """A page about the run, where somebody has asked for one."""
+        return self.root / "report.html"
+
+    @property
     def private(self) -> Path:
         """Mode 0700: owner records, the manifest's index, the workers' own files."""
         return self.root / ".mh-hpc"

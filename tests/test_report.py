@@ -461,7 +461,7 @@ def test_many_failures_of_many_kinds_share_the_room() -> None:
 def test_a_folder_may_be_called_anything(planted: Path, tmp_path: Path) -> None:
     run = tmp_path / f"a run\n{HOSTILE}{HALF}"
     shutil.copytree(planted, run)
-    made = report.write(reading.read(run), run / report.NAME, 0)
+    made = report.write(reading.read(run), run / "report.html", 0)
     page = Page(made.path.read_text("utf-8"))
     nothing_from_elsewhere(page)
     assert f"a run {HOSTILE}half\\udcff\\udcfe" in page.text

@@ -34,7 +34,7 @@ def report(run: Path, target: Path | None, sample: int, as_json: bool) -> int:
 
     voice = voice_of(as_json)
     given = reading.read(find(run).root)
-    path = target.absolute() if target else given.paths.root / reports.NAME
+    path = target.absolute() if target else given.paths.report_html
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--to {one_line(target)}: not a file in a folder that exists.")
     with counting(voice, "Looking at results", given.request.cases) as observe:

@@ -12,7 +12,6 @@ from modelhub_hpc.report.survey import Survey, survey
 from modelhub_hpc.runfolder import replacing
 from modelhub_hpc.runs.reading import Reading
 
-NAME = "report.html"  # in the folder of its run
 SAMPLE = 60
 _PICTURES = 12_000_000  # bytes of all
 

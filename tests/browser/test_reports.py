@@ -24,7 +24,7 @@ from modelhub_hpc.runs import reading  # noqa: E402
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a hundred cases, of which three fail and one is quarantined, with its report."""
     made = cohort.brains(tmp_path_factory.mktemp("reported"), 100, size=(24, 24, 18)).run
-    report.write(reading.read(made), made / report.NAME, 24)
+    report.write(reading.read(made), made / "report.html", 24)
     return made
 
 
@@ -38,7 +38,7 @@ def test_a_report_is_beautiful_in_itself(chromium: Any, run: Path, scheme: str, 
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("request", lambda request: request.url.startswith(("data:", "file:")) or said.append(request.url))
-    page.goto(f"file://{run / report.NAME}")
+    page.goto(f"file://{run}/report.html")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"report-{scheme}-{width}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -59,7 +59,7 @@ def test_a_report_is_beautiful_in_itself(chromium: Any, run: Path, scheme: str, 
 def test_failures_can_be_searched_and_read_without_scripts(chromium: Any, run: Path) -> None:
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.goto(f"file://{run / report.NAME}")
+    page.goto(f"file://{run}/report.html")
     page.get_by_label("Find").fill("SIGABRT")
     page.get_by_text("1 of 4 listed").wait_for()
     assert page.locator(".case:visible").count() == 1 and page.locator(".group:visible").count() == 1
@@ -68,7 +68,7 @@ def test_failures_can_be_searched_and_read_without_scripts(chromium: Any, run: P
     context.close()
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"file://{run / report.NAME}")
+    page.goto(f"file://{run}/report.html")
     assert not page.get_by_label("Find").is_visible()
     page.locator(".group").first.locator("> summary").click()
     page.locator(".case").first.locator("> summary").click()
@@ -81,7 +81,7 @@ def test_failures_can_be_searched_and_read_without_scripts(chromium: Any, run: P
 def test_a_run_page_shows_the_report_of_its_run(visit: Visit, jobs: Path, run: Path) -> None:
     folder = jobs / "reported"
     shutil.copytree(run, folder)
-    (folder / report.NAME).unlink()
+    (folder / "report.html").unlink()
     visit.open("/runs/reported")
     command = visit.page.locator("code", has_text="mh-hpc report").inner_text()
     assert command == f"mh-hpc report {folder}"

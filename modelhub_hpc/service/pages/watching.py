@@ -15,7 +15,6 @@ from modelhub_hpc.service.jobs import Job
 from modelhub_hpc.service.refused import Refused
 from modelhub_hpc.service.served import Service
 
-_REPORT = "report.html"
 # a report shows what strangers have written: it may draw itself, and reach nothing
 _ALONE = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -32,7 +31,7 @@ def add(pages: flask.Blueprint, service: Service) -> None:
     @pages.get("/runs/<id>")
     def run(id: str) -> str:
         job = service.jobs.get(id)
-        report = (job.run_folder / _REPORT).is_file()
+        report = RunPaths(job.run_folder).report_html.is_file()
         return flask.render_template("run.html", job=job, failures=_failures(job), report=report)
 
     @pages.post("/runs/<id>/cancel")
@@ -42,7 +41,7 @@ def add(pages: flask.Blueprint, service: Service) -> None:
 
     @pages.get("/runs/<id>/report")
     def report(id: str) -> Response:
-        path = service.jobs.get(id).run_folder / _REPORT
+        path = RunPaths(service.jobs.get(id).run_folder).report_html
         if not path.is_file():
             raise Refused(404, "This run has no report yet.")
         response = flask.send_file(path, "text/html")
