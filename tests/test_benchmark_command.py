@@ -27,6 +27,7 @@ from modelhub_hpc.record import load_volume
 from modelhub_hpc.runs import reading
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+THRESHOLD = REPO / "tests/contributions/threshold"
 REGIONS = {"whole tumour": (1, 2, 4), "tumour core": (1, 4), "enhancing tumour": (4,)}
 MODELS = ("digits-cnn", "shaken")
 COUNT = 150
@@ -479,6 +480,34 @@ def test_slices_are_measured_in_their_plane(tmp_path: Path) -> None:
     spacing = tuple(map(float, dcmread(samples / "slice-00.dcm").PixelSpacing))
     found = wanted[0].astype(bool)
     assert float(first["hd95"]) == pytest.approx(hd95(moved.astype(bool), found, spacing), abs=1e-6)
+
+
+def test_pictures_have_no_millimetres_and_are_not_mixed_with_volumes(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        grey = random.integers(0, 256, (20, 24)).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / f"data/{number}.png")
+        Image.fromarray((grey > 100).astype(np.uint8) + (grey > 200)).save(tmp_path / f"{number}-truth.png")
+    known = table(tmp_path / "r.csv", ("file", "mask"), [(f"{number}", f"{number}-truth.png") for number in range(3)])
+    here, words = Here(tmp_path), ["benchmark", "segment", "--models", THRESHOLD, "--data", "data", *HERE]
+    several = here(*words, "--reference", known)
+    assert several.code == 2 and "has the outputs 'mask' (mask_image)" in several.err and "--output NAME" in several.err
+    facts = here.json(*words, "--reference", known, "--output", "mask")
+    assert facts["unit"] == "voxels" and "The inputs have no spacing: distances are in voxels." in facts["notes"]
+    assert {row["dice_mean"] for row in facts["tables"]["scores"]} == {1.0}
+    (tmp_path / "r.yaml").write_text("{labels: {1: grey, 2: white}}")
+    silent = here.json(*words, "--reference", known, "--output", "silent", "--regions", "r.yaml", code=3)
+    assert any("threshold does not say what its labels mean" in note for note in silent["notes"])
+    assert any("threshold has no mask of 3 cases" in n and 'no "axes" are declared' in n for n in silent["notes"])
+    assert [row["without_mask"] for row in silent["tables"]["ranking"]] == [3]
+    volume = nibabel.Nifti1Image(random.integers(0, 256, (8, 9, 10)).astype(np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
+    nibabel.save(volume, tmp_path / "data/3.nii")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 9, 10), np.uint8), volume.affine), tmp_path / "3-truth.nii")
+    rows = [*((str(number), f"{number}-truth.png") for number in range(3)), ("3", "3-truth.nii")]
+    words += ["--outdir", "mixed", "--output", "mask", "--reference", table(known, ("file", "mask"), rows)]
+    mixed = here(*words)
+    assert mixed.code == 4 and "The inputs of 3 cases have no spacing (0, 1, 2), and others have" in mixed.err
 
 
 # -- what is asked ------------------------------------------------------------------------------------------------

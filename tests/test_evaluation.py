@@ -8,15 +8,17 @@ import itertools
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from modelhub_hpc.errors import InvalidError, UsageError
-from modelhub_hpc.evaluation import classification, contestants, metrics, proportions, ranking, tables, truth
-from modelhub_hpc.evaluation.classification import Vocabulary
+from modelhub_hpc.evaluation import classification, classification_tables, contestants, metrics, proportions
+from modelhub_hpc.evaluation import ranking, tables, truth
+from modelhub_hpc.evaluation.classification import Answer, Score, Vocabulary
+from modelhub_hpc.evaluation.contestants import Contestant
 from modelhub_hpc.evaluation.figures import Bar, accuracy, write
 from modelhub_hpc.evaluation.metrics import measures, worst
 from modelhub_hpc.evaluation.proportions import Proportion, mcnemar
@@ -262,6 +264,18 @@ def test_a_label_that_is_two_is_not_chosen_from() -> None:
 
 def test_names_that_are_numbers_are_names() -> None:
     assert Vocabulary(["3", "1", "2"], {"1": "3", "2": "1", "3": "2"}).place("1") == 1
+
+
+def test_scores_of_models_that_have_one_label_or_answered_nothing() -> None:
+    one = Score("one", {"a": Answer("x", 1, "x", 0.5), "b": Answer("y", None, "x", 0.1)}, ("x",), ("y",))
+    none = Score("none", {"a": Answer("x", problem="crash"), "b": Answer("y", problem="crash")}, ())
+    entrants: Any = [Contestant(name, cast(Any, None), 0, None) for name in ("one", "none")]
+    table, pairs = classification_tables.tables_of(entrants, [one, none], classification.pairs([one, none]))
+    first, second = table.rows
+    assert first[1].startswith("50.0 (") and first[3] == "–" and first[5:] == ["300.0", "2", "0"]
+    assert second[1].startswith("0.0 (0.0–") and second[5:] == ["–", "2", "2"]
+    assert table.records[1]["top1_of_answered"] is None and table.records[0]["top1_of_answered"] == 0.5
+    assert pairs.records[0] == {"first": "one", "second": "none", "only_first": 1, "only_second": 0, "p": 1.0}
 
 
 # -- tables of what is known --------------------------------------------------------------------------------------
