@@ -64,12 +64,15 @@ def segments(item: Item) -> Sequence[int]:
     return [*declared, *sorted(set(np.unique(item.mask).tolist()) - {0, *declared})]
 
 
-def _numbered(mask: npt.NDArray[Any], labels: Sequence[int]) -> npt.NDArray[np.uint16]:
+def _numbered(mask: npt.NDArray[Any], labels: Sequence[int]) -> npt.NDArray[Any]:
     """The mask with the numbers of segments, from 1, instead of labels."""
-    order = np.argsort(labels)
-    numbers = (order + 1).astype(np.uint16)
-    places = np.searchsorted(np.asarray(labels)[order], mask).clip(0, len(labels) - 1)
-    return np.where(mask == 0, 0, numbers[places]).astype(np.uint16)
+    kind = np.uint8 if len(labels) < 256 else np.uint16
+    if list(labels) == list(range(1, len(labels) + 1)):
+        return mask.astype(kind, copy=False)
+    numbered = np.zeros(mask.shape, kind)
+    for number, label in enumerate(labels, 1):
+        numbered[mask == label] = number
+    return numbered
 
 
 def _segmentation(item: Item, slices: Sequence[Dataset], pixels: npt.NDArray[Any], labels: Sequence[int]) -> Any:
