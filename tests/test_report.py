@@ -361,6 +361,16 @@ def test_the_order_of_axes_does_not_matter_and_an_unknown_one_is_no_fault(tmp_pa
     assert len(shares.scores) == 3 and not found.flagged.total()
 
 
+def test_a_case_counts_once_however_many_of_its_masks_are_empty(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"inputs/n{number}.nii", ball(0.0 if number < 3 else 8.0))
+    threshold = REPO / "tests/contributions/threshold"
+    run = reading.read(submit(threshold, tmp_path / "run", "--inputs", tmp_path / "inputs"))
+    found = survey(run, 4, lambda cases: None)
+    assert found.flagged["empty"] == 3 and len(found.flags["empty"]) == 12  # four masks each
+    assert sorted(found.chosen(4)) == [0, 1, 2, 3] and len(found.chosen(2)) == 2
+
+
 def test_pictures_of_another_size_than_their_masks_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(path)

@@ -120,7 +120,7 @@ class Given:
 
 @dataclass
 class Survey:
-    """flags: the first cases of each kind, by it; flagged: how many there are in all. rows: a sample of those done.
+    """flags: the first of each kind, by it; flagged: how many cases have one, in all. rows: a sample of those done.
 
     ended: when cases were, in seconds since 1970; nodes: (cases, seconds in the model) by node.
     """
@@ -147,7 +147,7 @@ class Survey:
         turns = itertools.zip_longest(*(self.flags[kind] for kind in FLAGS))
         odd = dict.fromkeys(flag.row for turn in turns for flag in turn if flag is not None)
         first = list(odd)[: -(-most // 2)]
-        others = [row for row in self.rows if row not in odd]
+        others = [row for row in self.rows if row not in first]
         return first + sorted(others[: most - len(first)])
 
 
@@ -207,22 +207,27 @@ def _take(found: Survey, case: Case, result: CaseResult, measured: Measured) -> 
         text = note[:_NOTE_CHARS]
         if text in found.notes or len(found.notes) < _NOTES:
             found.notes[text] += 1
-    if measured.apart:
-        _flag(found, "apart", Flag(result.index, case.id, measured.apart))
     for given, one in zip(found.outputs, measured.outputs):
         given.take(result.index, one)
+    said = list(_oddities(found.outputs, measured))
+    found.flagged.update({kind for kind, _ in said})
+    for kind, what in said:
+        if len(found.flags[kind]) < LISTED:
+            found.flags[kind].append(Flag(result.index, case.id, what))
+
+
+def _oddities(outputs: Sequence[Given], measured: Measured) -> Iterator[tuple[str, str]]:
+    """What a case is flagged for, by the kinds of FLAGS, and in words."""
+    if measured.apart:
+        yield "apart", measured.apart
+    for given, one in zip(outputs, measured.outputs):
+        name = given.spec.name
         if one.missing:
-            _flag(found, "missing", Flag(result.index, case.id, f"{given.spec.name}: {one.missing:,} of them"))
+            yield "missing", f"{name}: {one.missing:,} of them"
         if one.trouble:
-            _flag(found, "trouble", Flag(result.index, case.id, f"{given.spec.name}: {one.trouble}"))
+            yield "trouble", f"{name}: {one.trouble}"
         if one.voxels is not None and not one.voxels:
-            _flag(found, "empty", Flag(result.index, case.id, f"{given.spec.name} marks nothing"))
-
-
-def _flag(found: Survey, kind: str, flag: Flag) -> None:
-    found.flagged[kind] += 1
-    if len(found.flags[kind]) < LISTED:
-        found.flags[kind].append(flag)
+            yield "empty", f"{name} marks nothing"
 
 
 def _flag_outliers(found: Survey, run: Reading) -> None:
