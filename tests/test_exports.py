@@ -34,7 +34,7 @@ from modelhub_hpc import export as exports
 from modelhub_hpc import owner
 from modelhub_hpc.cli import export as command
 from modelhub_hpc.cli.commands import cli
-from modelhub_hpc.errors import InvalidError, TryAgainError, UsageError
+from modelhub_hpc.errors import InvalidError, TryAgainError, UnfitError, UsageError
 from modelhub_hpc.export.contours import traced
 from modelhub_hpc.export.items import LeftOut, whole
 from modelhub_hpc.export.names import Names, distinct, plain_names
@@ -628,6 +628,17 @@ def test_folders_that_are_anothers_are_refused(study: Study, tmp_path: Path) -> 
         run_export(study.run, "--to", tmp_path / "to", "--format", "csv")
     mine.release()
     assert run_export(study.run, "--to", tmp_path / "to", "--format", "csv")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("dicom-seg", "highdicom"), ("contours", "contourpy"), ("parquet", "pyarrow")]
+)
+def test_a_package_that_is_not_installed_is_named(
+    study: Study, tmp_path: Path, kind: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UnfitError, match=rf"needs {package}.*\n *pip install 'modelhub-hpc\[results\]'"):
+        run_export(study.run, "--to", tmp_path / "to", "--format", kind, "--case", "single", "--output", "mask")
 
 
 @pytest.mark.parametrize(
