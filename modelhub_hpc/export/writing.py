@@ -65,9 +65,9 @@ class Wanted:
 class Summary:
     """Counts of cases, and of files by format.
 
-    total: cases that are asked for; cases: those of them so far; done, failed and pending: how these stand in the run;
-    written, kept: files that were made now, and those that were there; left_out: (format, output, reason) -> cases;
-    empty: the same of outputs with nothing in them.
+    cases: those that were asked for, so far; done, failed and pending: how these stand in the run; written, kept: files
+    that were made now, and those that were there; left_out: (format, output, reason) -> cases; empty: the same of
+    outputs with nothing in them.
     """
 
     cases: int = 0
@@ -78,7 +78,6 @@ class Summary:
     bytes: int = 0
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     empty: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    total: int = 0
     seconds: float = 0.0
 
     @property
@@ -133,6 +132,7 @@ def export(run: Reading, folder: Path, wanted: Wanted, observe: Observer = lambd
     for, TryAgainError where the storage fails, shards are damaged or another export works there.
     """
     specs = _chosen(run, wanted)
+    _demand_cases(run, wanted.cases)
     with privately(run.request.site.group_readable):
         private = _claim(run, folder, wanted)
         mine = owner.acquire(private, f"The export {shown(folder)}", _BEAT_S)
@@ -160,6 +160,15 @@ def _chosen(run: Reading, wanted: Wanted) -> Mapping[int, str]:
     return chosen
 
 
+def _demand_cases(run: Reading, wanted: frozenset[str]) -> None:
+    unknown = set(wanted)
+    if unknown:
+        for case in run.manifest.stream():
+            unknown.discard(case.id)
+    if unknown:
+        raise UsageError(f"The run has no case {shown(sorted(unknown)[0])}. `mh-hpc results` lists them.")
+
+
 def _identity(run: Reading, wanted: Wanted) -> dict[str, Json]:
     request = run.request
     return {
@@ -181,8 +190,7 @@ def _claim(run: Reading, folder: Path, wanted: Wanted) -> Path:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"--to {shown(folder)}: a file is in the way.") from None
         there = read_json(folder / _STATE)
-        strange = not there and any(each.name != ".mh-hpc" for each in folder.iterdir())
-        if strange:
+        if not there and any(each.name != ".mh-hpc" and not each.name.endswith(PART) for each in folder.iterdir()):
             raise UsageError(f"{shown(folder)} is not empty and not an export. Name another folder with --to.")
         if there and (there.get("run_id"), there.get("layout")) != (run.request.run_id, wanted.layout):
             raise UsageError(f"""
@@ -219,7 +227,6 @@ class _Export:
 
     def write(self, observe: Observer) -> Summary:
         began = time.monotonic()
-        self._demand_cases()
         self._layout.begin(self._run, self._folder, self._wanted.formats)
         with contextlib.ExitStack() as stack:
             self._open(stack)
@@ -233,16 +240,6 @@ class _Export:
         if not (self._summary.left_out or self._summary.empty):
             drop(self._folder / _LEFT_OUT)
         return self._summary
-
-    def _demand_cases(self) -> None:
-        self._summary.total = len(self._run.manifest)
-        if self._wanted.cases:
-            self._summary.total = len(self._wanted.cases)
-            unknown = set(self._wanted.cases)
-            for case in self._run.manifest.stream():
-                unknown.discard(case.id)
-            if unknown:
-                raise UsageError(f"The run has no case {shown(sorted(unknown)[0])}. `mh-hpc results` lists them.")
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """The files that have something of every case."""
