@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,7 @@ def test_cases_and_labels_that_do_not_belong_together_are_named(
         (lambda rows: [["x.png", "1"]], "None of the cases has a label in .*: its rows are of x.png; the cases are"),
         (lambda rows: [*rows, rows[3]], "stands on line 5 already"),
         (lambda rows: [[name, "\udce9"] for name, _ in rows], "line 2: .*is no UTF-8"),
+        (lambda rows: [[name, "z\xa0\u202e"] for name, _ in rows], r"line 2: 'z.*u202e' is no label of any"),
     ],
 )
 def test_labels_that_cannot_be_used(
@@ -201,6 +203,29 @@ def test_labels_that_cannot_be_used(
         csv.writer(stream).writerows([header, *change(rows)])
     code, said = again(classified, "--labels", tmp_path / "a.csv")
     assert code == 4 and re.search(message, said)
+
+
+FRAIL = """
+
+class ImageProcessor(ImageProcessor):
+    def computeOutput(self, inferenceResults):
+        rows = super().computeOutput(inferenceResults)
+        if inferenceResults[0].argmax() == 0:
+            raise ValueError("no zeros, please")
+        return rows
+"""
+
+
+def test_cases_without_an_answer_count_against_their_label(
+    classified: Bench, tmp_path: Path, again: Callable[..., tuple[int, str]]
+) -> None:
+    words = [*classified.words[:-1], str(tmp_path / "out")]
+    words[3] = str(variant(tmp_path, DIGITS, "frail", FRAIL))
+    assert again(Bench(tmp_path, classified.known, words, {}), "--labels", classified.known)[0] == 3
+    shares = {row["label"]: row for row in records(tmp_path / "out/tables/recall.csv")}
+    assert set(shares) == set(NAMES) and shares["zero"]["recall"] == "0.0"
+    counts = Counter(NAMES[int(row["label"])] for row in records(classified.known))
+    assert {label: int(row["cases"]) for label, row in shares.items()} == counts
 
 
 # what a model does where digits-cnn would say zero, one, two and so on

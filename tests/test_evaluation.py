@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pytest
+from grounds import REPO
 
 from modelhub_hpc.errors import InvalidError, UsageError
 from modelhub_hpc.evaluation import classification, classification_tables, contestants, metrics, proportions
@@ -266,6 +267,23 @@ def test_names_that_are_numbers_are_names() -> None:
     assert Vocabulary(["3", "1", "2"], {"1": "3", "2": "1", "3": "2"}).place("1") == 1
 
 
+@pytest.mark.parametrize(
+    ("prediction", "names"),
+    [
+        ([{"label": "x", "probability": 1}], ("x",)),
+        ([[{"label": "x", "probability": 1.0}, {"label": 2, "probability": 0.0}]], ("x", "2")),
+    ],
+)
+def test_label_lists_of_every_form(prediction: Any, names: tuple[str, ...]) -> None:
+    found = classification._scores(prediction)
+    assert found[0] == names and found[1][0] == 1.0  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize("prediction", [None, 3, [], [1], "x", {"label": "x"}, [{"p": 1}], [[]], [{"label": 1}]])
+def test_what_is_no_label_list_is_told_so(prediction: Any) -> None:
+    assert classification._scores(prediction) in ("its answer is no list of labels", "a score is not a number")
+
+
 def test_scores_of_models_that_have_one_label_or_answered_nothing() -> None:
     one = Score("one", {"a": Answer("x", 1, "x", 0.5), "b": Answer("y", None, "x", 0.1)}, ("x",), ("y",))
     none = Score("none", {"a": Answer("x", problem="crash"), "b": Answer("y", problem="crash")}, ())
@@ -341,12 +359,11 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 
 # -- regions ------------------------------------------------------------------------------------------------------
 
-BRATS_LABELS = {"1": "necrotic and non-enhancing tumour core", "2": "oedema", "4": "enhancing tumour"}
-PHANTOM = {"0": "background", "1": "core", "2": "oedema", "4": "enhancing"}
-
 
 def test_brats_has_the_regions_of_the_challenge() -> None:
-    found = plan(BRATS, [("real", BRATS_LABELS), ("phantom", PHANTOM)])
+    names = ("mic-dkfz-brats", "lfb-rwth-brats", "deepscan-brats", "phantom-brats")
+    cards = {name: entry.read(REPO / f"registry/models/{name}.json") for name in names}
+    found = plan(BRATS, [(name, card.io.outputs[0].labels or {}) for name, card in cards.items()])
     named = {each.name: (set(each.truth), each.ranked) for each in found.regions}
     assert named == {
         "whole tumour": ({1, 2, 4}, True),
@@ -355,7 +372,7 @@ def test_brats_has_the_regions_of_the_challenge() -> None:
         "non-enhancing core": ({1}, False),
         "oedema": ({2}, False),
     }
-    assert all(each.found == (each.truth, each.truth) for each in found.regions)
+    assert found.notes == () and all(set(each.found) == {each.truth} for each in found.regions)
 
 
 @pytest.mark.parametrize("labels", [{"1": "core", "2": "oedema", "3": "enhancing"}, {"1": "liver", "2": "a", "4": "b"}])
@@ -445,7 +462,7 @@ def test_figures_are_the_same_files_each_time_and_take_any_name(tmp_path: Path) 
 
 
 def test_what_a_card_reports() -> None:
-    card = entry.read(Path(__file__).parent.parent / "registry/models/googlenet.json")
+    card = entry.read(REPO / "registry/models/googlenet.json")
     assert contestants.reported(card, "top-1 accuracy in %") is None  # which its authors do not give
     found = contestants.reported(card, "top-5 accuracy in %")
     assert found is not None and found.reported == 93.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from modelhub_hpc.record import CaseResult, LabelList
 
 _SYNSET = re.compile(r"(n\d{8})(?:[\s,:]+(.*))?", re.DOTALL)  # of ImageNet, before the words
 TOP = 5
+_NO_CASE = "its run has no such case"
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def score(contestants: Sequence[Contestant], truth: Truth) -> tuple[list[Score],
     InvalidError where no case has a label, or where a label is none of any model's.
     """
     for row in truth.rows.values():
-        if not row.value.isprintable():
+        if any("\ud800" <= each <= "\udfff" for each in row.value):
             raise InvalidError(f"{truth}, line {row.line}: {shown(row.value)!r} is no UTF-8. Save it as 'CSV UTF-8'.")
     judges = [_Judge(each, truth) for each in contestants]
     rows = [row for row in truth.rows.values() if any(row.name in each.answers for each in judges)]
@@ -198,12 +200,25 @@ class _Judge:
             )
 
     def score(self, rows: Sequence[Row]) -> Score:
-        none = "its run has no such case"
-        answers = {row.name: self.answers.get(row.name) or Answer(row.value, problem=none) for row in rows}
         declared = self.contestant.labels
         known = Vocabulary(tuple(dict.fromkeys([*self.names, *declared.values()])), declared)
+        answers = {row.name: self.answers.get(row.name) or Answer(row.value, problem=_NO_CASE) for row in rows}
+        # of the recall of a label, cases without an answer are a part, so their labels are called as the model does
+        called = {text: self._called(text, known) for text in {each.truth for each in answers.values() if each.problem}}
+        for name, answer in answers.items():
+            if answer.problem:
+                answers[name] = dataclasses.replace(answer, truth=called[answer.truth])
         outside = [text for text in self.outside if known.place(text) is None] if self.names else []
         return Score(self.contestant.name, answers, tuple(self.names), tuple(outside))
+
+    def _called(self, text: str, known: Vocabulary) -> str:
+        try:
+            place = known.place(text)
+        except InvalidError:
+            return text
+        if place is None and not self.contestant.labels:
+            place = _number(text, len(self._vocabulary.names))
+        return text if place is None else known.names[place]
 
     def _answer(self, row: Row, result: CaseResult | None) -> Answer:
         if result is None or result.error is not None:
@@ -263,7 +278,9 @@ def _scores(prediction: Any) -> tuple[tuple[str, ...], npt.NDArray[np.float64]] 
     if isinstance(prediction, LabelList):
         names, values = prediction.labels, list[Any](prediction.probabilities)
     else:
-        rows = prediction[0] if isinstance(prediction, list) and len(prediction) == 1 else prediction
+        rows = prediction
+        if isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], list):
+            rows = rows[0]  # some models give a list for each of their inputs
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "label" in row for row in rows):
             return "its answer is no list of labels"
         names, values = tuple(str(row["label"]) for row in rows), [row.get("probability") for row in rows]
