@@ -335,6 +335,44 @@ def test_the_tables_are_tidy(study: Study, exported: tuple[Path, Any]) -> None:
     assert set(cases) == {*study.truth, "broken"} and cases["single"]["input"] == str(study.inputs / "single.dcm")
 
 
+def exported_samples(name: str, folder: Path, formats: str) -> Path:
+    """What is exported of a run of a shipped model over its own samples."""
+    samples = REPO / f"registry/contributions/{name}/contrib_src/sample_data"
+    submit = ["submit", "--model", name, "--inputs", samples, "--outdir", folder / "run", "--runtime", "host"]
+    assert Here(folder)(*submit, "--executor", "inline").code == 0
+    assert run_export(folder / "run", "--to", folder / "to", "--format", formats)[0] == 0
+    return folder / "to"
+
+
+def test_numbers_and_words_of_the_shipped_models(tmp_path: Path) -> None:
+    (tmp_path / "vectors").mkdir()
+    folder = exported_samples("digits-embedding", tmp_path / "vectors", "csv,json")
+    one = json.loads(next((folder / "json").glob("*.json")).read_text())
+    rows = [row for row in rows_of(folder / "values.csv") if row["case_id"] == one["case"]]
+    result = next(each for each in reading.read(tmp_path / "vectors/run").results() if each.case_id == one["case"])
+    (output,) = result.outputs
+    vector = output.prediction if output.dataset is None else load_array(RunPaths(tmp_path / "vectors/run"), output)
+    assert [float(row["value"]) for row in rows] == list(vector) and len(rows) == 64
+    assert [row["label"] for row in rows] == [str(i) for i in range(64)]
+
+    (tmp_path / "lesions").mkdir()
+    folder = exported_samples("phantom-lesion", tmp_path / "lesions", "csv,contours,json,nifti,png,dicom-seg")
+    told = {json.loads(path.read_text())["case"]: path for path in folder.glob("json/*.json")}
+    rows = rows_of(folder / "values.csv")
+    for case_id, path in told.items():
+        outputs = {each["name"]: each.get("prediction") for each in json.loads(path.read_text())["outputs"]}
+        found = {(r["output"], r["label"], r["quantity"]): r["value"] for r in rows if r["case_id"] == case_id}
+        assert float(found["measurements", "area_mm2", "value"]) == outputs["measurements"]["area_mm2"]
+        assert float(found["mask", "1", "area"]) == pytest.approx(outputs["measurements"]["area_mm2"], rel=1e-6)
+        assert float(found["outline", "", "contours"]) == len(outputs["outline"])
+        given = folder / f"contours/outline/{case_id}.json"
+        assert given.exists() == bool(outputs["outline"])
+        if outputs["outline"]:
+            polygons = json.loads(given.read_text())["structures"][0]["polygons"]
+            assert [each["pixels"] for each in polygons] == outputs["outline"]
+            assert all(each["slice"] == 0 and each["sop_instance_uid"] for each in polygons)
+
+
 @pytest.mark.parametrize("table", ["values", "cases"])
 def test_parquet_holds_what_csv_holds(exported: tuple[Path, Any], table: str) -> None:
     written = pyarrow.parquet.read_table(exported[0] / f"{table}.parquet").to_pylist()
