@@ -101,6 +101,8 @@ class Comparison:
                 self.folder.mkdir(parents=True, exist_ok=True)
             write_csv(self.folder / "cases.csv", rows)
         if not out.cases:
+            if self.folder is not None:
+                drop(self.folder / "cases.csv")
             told = "; ".join(f"{shown(each.case)}, {each.model}: {shown(each.why)}" for each in out.left_out[:3])
             raise InvalidError(f"No case can be compared. {told}.")
         out.tables = self._tables(agreement)
