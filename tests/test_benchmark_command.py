@@ -381,7 +381,9 @@ def test_the_case_to_draw_can_be_chosen(segmented: Bench, again: Callable[..., t
     other = "patient-00" if segmented.facts["case_drawn"] != "patient-00" else "patient-01"
     code, _ = again(segmented, "--reference", segmented.known, "--regions", "brats", "--case", other)
     assert code == 0 and drawn.read_bytes() != before
+    tables = (segmented.folder / "out/tables").stat().st_mtime_ns
     code, said = again(segmented, "--reference", segmented.known, "--regions", "brats", "--case", "nobody")
+    assert tables == (segmented.folder / "out/tables").stat().st_mtime_ns
     assert code == 2 and "--case nobody: the cases with a reference are patient-00, patient-01" in said
 
 
@@ -555,6 +557,13 @@ def test_what_cannot_be_run_is_said_before_anything_runs(
     fixed = ["--data", str(classified.folder / "data"), "--labels", str(classified.known), *HERE]
     assert main(["benchmark", "classify", *words, *fixed, "--outdir", str(tmp_path / "out")]) == code
     assert re.search(message, capfd.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_labels_that_contradict_each_other_are_told_before_anything_runs(segmented: Bench, tmp_path: Path) -> None:
+    words = ["benchmark", "segment", "--models", "phantom-brats,phantom-lesion", "--data", segmented.folder / "data"]
+    done = Here(tmp_path)(*words, "--reference", segmented.known, *HERE)
+    assert done.code == 4 and "phantom-brats and phantom-lesion number their labels differently" in done.err
+    assert done.out == "" and not list(tmp_path.iterdir())
 
 
 def test_what_is_missing_is_said_before_anything_runs(

@@ -19,10 +19,11 @@ from modelhub_hpc.digests import file_digest
 from modelhub_hpc.errors import EXIT_DONE, EXIT_FAILED_CASES, EXIT_TRY_AGAIN, UnfitError, UsageError, shown
 from modelhub_hpc.evaluation import classification, figures, ranking, segmentation, truth
 from modelhub_hpc.evaluation import classification_tables, segmentation_tables
-from modelhub_hpc.evaluation.contestants import Contestant, folder_of, is_mask, place_of
+from modelhub_hpc.evaluation.contestants import Contestant, folder_of, is_mask, labels_of, place_of
 from modelhub_hpc.evaluation.ranking import Floats
 from modelhub_hpc.evaluation.regions import plan, scheme_of
 from modelhub_hpc.evaluation.tables import Table, write_csv
+from modelhub_hpc.models.entry import Entry
 from modelhub_hpc.models.known import entry_of
 from modelhub_hpc.plan import safe_name
 from modelhub_hpc.runfolder import dumps, replacing, storage
@@ -49,12 +50,13 @@ def classify(wanted: Wanted, voice: Voice) -> int:
     """Run the models and measure their label lists; the exit code."""
     _refuse_unfit()
     known = truth.read(wanted.known, truth.LABELS, absolute(wanted.data))
-    contestants, code = _run(wanted, _is_label_list, "a label list", voice)
+    contestants, code = _run(wanted, _entered(wanted, _is_label_list, "a label list"), voice)
     if not contestants:
         return code
     scores, notes = classification.score(contestants, known)
-    pairs = classification.pairs(scores)
     folders = _folders(wanted)
+    tables = classification_tables.tables_of(contestants, scores, classification.pairs(scores))
+    _write_tables(tables, folders["tables"])
     for name, rows in (
         ("recall", classification_tables.recalls(scores)),
         ("confusion", classification_tables.confusions(scores)),
@@ -62,7 +64,6 @@ def classify(wanted: Wanted, voice: Voice) -> int:
     ):
         write_csv(folders["tables"] / f"{name}.csv", rows)
     figures.write(figures.accuracy(_panels(contestants, scores)), folders["figures"], "accuracy")
-    tables = classification_tables.tables_of(contestants, scores, pairs)
     _conclude("classify", wanted, contestants, tables, notes, {}, voice)
     return max(code, EXIT_FAILED_CASES) if any(each.problems for each in scores) else code
 
@@ -72,19 +73,23 @@ def segment(wanted: Wanted, regions: str | None, case: str | None, seed: int, vo
     _refuse_unfit()
     scheme = scheme_of(regions)
     known = truth.read(wanted.known, truth.REFERENCES, absolute(wanted.data))
-    contestants, code = _run(wanted, is_mask, "a mask", voice)
+    entered = _entered(wanted, is_mask, "a mask")
+    planned = plan(scheme, [(each.name, labels_of(each.output, each.entry)) for each in entered])
+    contestants, code = _run(wanted, entered, voice)
     if not contestants:
         return code
-    planned = plan(scheme, [(each.name, each.labels) for each in contestants])
     study = segmentation.Study(tuple(contestants), known, planned)
+    if case is not None and case not in study.entrants:
+        raise UsageError(f"--case {shown(case)}: the cases with a reference are {truth.few(list(study.entrants))}.")
     with display.counting(voice, "Measuring cases", len(study.entrants)) as progress:
         scores = segmentation.score(study, progress)
     ranks = ranking.case_ranks(scores.penalties())
     folders = _folders(wanted)
-    write_csv(folders["tables"] / "cases.csv", segmentation_tables.cases(scores, ranks))
-    shown = _draw(study, scores, ranks, case, folders["figures"])
     tables = segmentation_tables.tables_of(scores, ranks, ranking.differences(ranks, seed))
-    more = {"unit": scores.unit, "left_out": dict(scores.left_out), "seed": seed, "case_drawn": shown}
+    _write_tables(tables, folders["tables"])
+    write_csv(folders["tables"] / "cases.csv", segmentation_tables.cases(scores, ranks))
+    drawn = _draw(study, scores, ranks, case, folders["figures"])
+    more = {"unit": scores.unit, "left_out": dict(scores.left_out), "seed": seed, "case_drawn": drawn}
     _conclude("segment", wanted, contestants, tables, [*planned.notes, *scores.notes], more, voice)
     lacking = scores.left_out or any(any(each.problems) for each in scores.cases)
     return max(code, EXIT_FAILED_CASES) if lacking else code
@@ -97,9 +102,14 @@ def _draw(
     best = segmentation_tables.order(ranks)
     names = [scores.models[place] for place in best]
     figures.write(figures.ranking(names, ranks[:, best], ranks.mean(axis=0)[best]), folder, "ranking")
-    shown = scores.middling if case is None else case
-    figures.write(figures.contours(names, study.drawing(shown, best)), folder, "contours")
-    return shown
+    drawn = scores.middling if case is None else case
+    figures.write(figures.contours(names, study.drawing(drawn, best)), folder, "contours")
+    return drawn
+
+
+def _write_tables(tables: Sequence[Table], folder: Path) -> None:
+    for table in tables:
+        table.write(folder)
 
 
 def _folders(wanted: Wanted) -> dict[str, Path]:
@@ -118,27 +128,43 @@ def _refuse_unfit() -> None:
         raise UnfitError(f"Benchmarks need {' and '.join(lacking)}. Install it:  pip install 'modelhub-hpc[results]'")
 
 
-def _run(
-    wanted: Wanted, suits: Callable[[OutputSpec], bool], kind: str, voice: Voice
-) -> tuple[list[Contestant], int]:
-    """Every model's run, complete; and the exit code of the worst."""
+@dataclass(frozen=True)
+class _Entered:
+    """A model before it has run. given: as the user named it; place: of the output to judge."""
+
+    name: str
+    given: str
+    place: int
+    output: OutputSpec
+    entry: Entry | None
+
+
+def _entered(wanted: Wanted, suits: Callable[[OutputSpec], bool], kind: str) -> list[_Entered]:
+    """The models that are asked for; kind: what suits, in words. Raises what is wrong with any of them."""
     site = config.load(wanted.flags)
-    given = _named(wanted.models)
-    found = {name: models.find(each, site) for name, each in given.items()}
-    strange = set(wanted.outputs) - {output.name for model in found.values() for output in model.outputs}
+    found = {name: (given, models.find(given, site)) for name, given in _named(wanted.models).items()}
+    strange = set(wanted.outputs) - {output.name for _, model in found.values() for output in model.outputs}
     if strange:
         raise UsageError(f"--output {shown(min(strange))}: none of the models has an output of that name.")
-    places = {name: place_of(model, wanted.outputs, suits, kind) for name, model in found.items()}
+    entered = []
+    for name, (given, model) in found.items():
+        place = place_of(model, wanted.outputs, suits, kind)
+        entered.append(_Entered(name, given, place, model.outputs[place], entry_of(model)))
+    return entered
+
+
+def _run(wanted: Wanted, entered: Sequence[_Entered], voice: Voice) -> tuple[list[Contestant], int]:
+    """Every model's run, complete; and the exit code of the worst. No models where one was not completed."""
     worst, contestants = EXIT_DONE, list[Contestant]()
-    for name, model in found.items():
-        folder = folder_of(wanted.outdir, safe_name(name, 80))
-        voice.say(f"{name}:")
-        code = submit(_submission(wanted, given[name], folder), _Aside(voice.json, voice.quiet))
+    for each in entered:
+        folder = folder_of(wanted.outdir, safe_name(each.name, 80))
+        voice.say(f"{one_line(each.name)}:")
+        code = submit(_submission(wanted, each.given, folder), _Aside(voice.json, voice.quiet))
         if code not in (EXIT_DONE, EXIT_FAILED_CASES) or not _is_complete(folder):
             voice.warn("The same command goes on with the benchmark.")
             return [], code or EXIT_TRY_AGAIN
         worst = max(worst, code)
-        contestants.append(Contestant(name, reading.read(folder), places[name], entry_of(model)))
+        contestants.append(Contestant(each.name, reading.read(folder), each.place, each.entry))
         voice.say("")
     return contestants, worst
 
@@ -214,7 +240,7 @@ def _conclude(
     more: Mapping[str, Any],
     voice: Voice,
 ) -> None:
-    """Write tables and benchmark.json, and say it all."""
+    """Write benchmark.json, and say it all."""
     facts = {
         "format": FORMAT,
         "kind": kind,
@@ -229,8 +255,6 @@ def _conclude(
         "notes": list(notes),
         **more,
     }
-    for table in tables:
-        table.write(wanted.outdir / "tables")
     with replacing(wanted.outdir / "benchmark.json") as stream:
         stream.write(dumps(facts, indent=2) + "\n")
     if voice.json:

@@ -28,15 +28,18 @@ class Contestant:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What the numbers of the output mean, as the model or its card declares it; {} where neither does."""
-        if self.output.labels or self.entry is None:
-            return self.output.labels
-        known = (each.labels for each in self.entry.io.outputs if each.name == self.output.name)
-        return next(known, None) or {}
+        return labels_of(self.output, self.entry)
 
     def given(self, result: CaseResult) -> Output | None:
         """The output that is judged; None where the model gave fewer than it declares."""
         return result.outputs[self.place] if self.place < len(result.outputs) else None
+
+
+def labels_of(output: OutputSpec, entry: Entry | None) -> Mapping[str, str]:
+    """What the numbers of an output mean, as the model or its card declares it; {} where neither does."""
+    if output.labels or entry is None:
+        return output.labels
+    return next((each.labels for each in entry.io.outputs if each.name == output.name), None) or {}
 
 
 def is_mask(output: OutputSpec) -> bool:

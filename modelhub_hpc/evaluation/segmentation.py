@@ -164,9 +164,7 @@ class Study:
         return Reference(_labels(image.voxels, self.plan.labels, "the reference"), place)
 
     def drawing(self, name: str, order: Sequence[int]) -> Drawing:
-        """A case to be drawn, the models in that order; UsageError where no case of that name has been measured."""
-        if name not in self.entrants:
-            raise UsageError(f"--case {shown(name)}: the cases with a reference are {few(list(self.entrants))}.")
+        """A case of `entrants` to be drawn, the models in that order; UsageError where its reference is of no use."""
         try:
             reference = self.reference(name)
         except Unusable as problem:
@@ -260,7 +258,8 @@ def _labels(voxels: _Voxels, known: Labels, what: str) -> _Voxels:
         raise Unusable(f"{what} has colours or channels; one number for each voxel is needed")
     if voxels.dtype.kind not in "biuf" or (voxels.dtype.kind == "f" and not np.isfinite(voxels).all()):
         raise Unusable(f"{what} holds values that are no numbers")
-    whole = voxels.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # of numbers that are too large for any label
+        whole = voxels.astype(np.int64)
     if voxels.dtype.kind == "f" and not np.array_equal(whole, voxels):
         raise Unusable(f"{what} holds fractions such as {float(voxels[whole != voxels][0]):g}, and no labels")
     strange = sorted(set(np.unique(whole).tolist()) - {BACKGROUND, *known})
