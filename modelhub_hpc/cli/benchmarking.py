@@ -48,7 +48,7 @@ class Wanted:
 
 def classify(wanted: Wanted, voice: Voice) -> int:
     """Run the models and measure their label lists; the exit code."""
-    _refuse_unfit()
+    _prepare(wanted)
     known = truth.read(wanted.known, truth.LABELS, absolute(wanted.data))
     contestants, code = _run(wanted, _entered(wanted, _is_label_list, "a label list"), voice)
     if not contestants:
@@ -70,7 +70,7 @@ def classify(wanted: Wanted, voice: Voice) -> int:
 
 def segment(wanted: Wanted, regions: str | None, case: str | None, seed: int, voice: Voice) -> int:
     """Run the models and measure their masks; the exit code."""
-    _refuse_unfit()
+    _prepare(wanted)
     scheme = scheme_of(regions)
     known = truth.read(wanted.known, truth.REFERENCES, absolute(wanted.data))
     entered = _entered(wanted, is_mask, "a mask")
@@ -121,11 +121,12 @@ def _folders(wanted: Wanted) -> dict[str, Path]:
     return found
 
 
-def _refuse_unfit() -> None:
-    """Before hours of computing rather than after them."""
+def _prepare(wanted: Wanted) -> None:
+    """Say what is lacking before hours of computing rather than after them, and where matplotlib may keep its fonts."""
     lacking = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if lacking:
         raise UnfitError(f"Benchmarks need {' and '.join(lacking)}. Install it:  pip install 'modelhub-hpc[results]'")
+    os.environ.setdefault("MPLCONFIGDIR", str(config.cache_dir(config.load(wanted.flags)) / "matplotlib"))
 
 
 @dataclass(frozen=True)
