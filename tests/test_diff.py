@@ -20,8 +20,10 @@ from runkit import Here, local_run
 from shardkit import PLAN, RUN
 
 from modelhub_hpc.contribution import OutputSpec
+from modelhub_hpc.evaluation import differences
 from modelhub_hpc.evaluation.outputs import OutputDifference, Stored, Tolerance, Verdict, difference
 from modelhub_hpc.record import ArrayOutput, CaseResult, LabelList, Output, RunPaths, ShardWriter
+from modelhub_hpc.runs import reading
 
 NAMES = ["a", "b", "c d", "é", "e"]
 GRID = {
@@ -86,6 +88,17 @@ def test_cases_belong_together_by_their_ids_in_any_order(here: Here) -> None:
     states = {(each["first"], each["second"]): each["cases"] for each in facts["statuses"]}
     assert states == {("done", "done"): 4, ("done", ""): 1, ("", "done"): 1}
     assert {case["case_id"] for case in facts["differences"]} == {"a", "new"}
+
+
+def test_a_few_cases_at_a_time_are_all_cases(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [reading.read(here.folder / name) for name in ("first", "backwards")]
+    whole = list(differences.differences(*runs, Tolerance()))
+    monkeypatch.setattr(differences, "_AT_ONCE", 2)
+    assert list(differences.differences(*runs, Tolerance())) == whole and len(whole) == 6
+    back = {case.case_id: case for case in differences.differences(*reversed(runs), Tolerance())}
+    assert {name: (case.second, case.first, case.verdict) for name, case in back.items()} == {
+        case.case_id: (case.first, case.second, case.verdict) for case in whole
+    }
 
 
 def test_one_case(here: Here) -> None:

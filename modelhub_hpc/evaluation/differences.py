@@ -14,6 +14,7 @@ from modelhub_hpc.record import CaseResult
 from modelhub_hpc.runs.reading import Reading
 
 _RANK = tuple(Verdict)
+_AT_ONCE = 5000  # cases of which both results are in memory
 COLUMNS = (
     "case_id", "first", "second", "output", "verdict", "reasons", "values", "unequal", "different", "largest",
     "largest_relative", "lowest_dice", "top_first", "top_second",
@@ -35,8 +36,8 @@ class CaseDifference:
 def differences(first: Reading, second: Reading, tolerance: Tolerance, only: str = "") -> Iterator[CaseDifference]:
     """Every case of either run, those of the first in its order, then those that only the second has.
 
-    only: the id of the one case to compare. Where both runs list their cases in one order, results stream by.
-    Raises InvalidError if no run has that one case, and TryAgainError for what is damaged.
+    only: the id of the one case to compare. Raises InvalidError if no run has that case, TryAgainError for what is
+    damaged.
     """
     pairs = _one(first, second, only) if only else _pairs(first, second)
     for case_id, ours, theirs in pairs:
@@ -76,25 +77,20 @@ def _of_row(run: Reading, row: int) -> CaseResult | None:
 
 
 def _pairs(first: Reading, second: Reading) -> Iterator[_Pair]:
-    """Results of both by case id: streaming, but for cases that the second run has in another order."""
+    """Results of both by case id: streaming where the manifests are the same, else so many cases at a time."""
     if first.request.plan == second.request.plan:
         yield from ((case.id, a, b) for (case, a), (_, b) in zip(first.joined(), second.joined()))
         return
-    rows = _rows(second)
-    upcoming = enumerate(second.joined())
-    passed, seen = -1, bytearray(len(rows))
-    for case, ours in first.joined():
-        row = rows.get(case.id)
-        if row is None:
-            yield case.id, ours, _ABSENT
-            continue
-        seen[row] = 1
-        if row <= passed:
-            yield case.id, ours, _of_row(second, row)
-            continue
-        theirs = next(result for at, (_, result) in upcoming if at == row)
-        passed = row
-        yield case.id, ours, theirs
+    rows, ours = _rows(second), first.joined()
+    seen = bytearray(len(rows))
+    while some := list(itertools.islice(ours, _AT_ONCE)):
+        wanted = {rows[case.id] for case, _ in some if case.id in rows}
+        theirs = {result.index: result for _, result in second.some(wanted)}
+        for case, result in some:
+            row = rows.get(case.id)
+            yield case.id, result, _ABSENT if row is None else theirs.get(row)
+        for row in wanted:
+            seen[row] = 1
     if not all(seen):
         yield from ((case.id, _ABSENT, result) for row, (case, result) in enumerate(second.joined()) if not seen[row])
 

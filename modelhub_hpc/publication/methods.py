@@ -67,7 +67,7 @@ def _container(run: RunRequest, record: Mapping[str, Any], cited: References) ->
     runtime = f"Apptainer {plain(version)}" if version else "Apptainer"
     source = f", converted from {run.image.digest}" if run.image.digest else ""
     yield (
-        f"It ran in the container image {plain(run.image.name)} (SHA-256 {run.image.sha256}{source}) "
+        f"The model ran in the container image {plain(run.image.name)} (SHA-256 {run.image.sha256}{source}) "
         f"under {runtime}{mark(cited.apptainer)}, {network}."
     )
 
