@@ -233,6 +233,8 @@ def test_a_model_is_known_by_its_id(here: Here, tmp_path: Path) -> None:
     found = entry_of(pulled)
     assert found is not None and found.title == "Pulled"
     assert entry_of(type(model)(**{**vars(pulled), "id": "another"})) is None
+    for name in ("x" * 300, "../digits-cnn", "a\0b"):
+        assert entry_of(type(model)(**{**vars(model), "path": tmp_path / "gone", "name": name})) is None
     (tmp_path / "entry.json").write_text("{")
     again = entry_of(pulled)
     assert again is not None and again.title == known.title
@@ -325,6 +327,8 @@ def test_an_archive_holds_the_crate_and_nothing_else(tmp_path: Path) -> None:
     assert names == {*tops, *shards, "methods.md", "CITATION.bib", "ro-crate-metadata.json"}
     assert list(faults(tmp_path / "elsewhere")) == []
     assert here("diff", run, "elsewhere").code == 0
+    assert here("record", "elsewhere", "--agent", "Ada Lovelace").code == 0
+    assert list(faults(tmp_path / "elsewhere")) == []
     told = here("record", run, "--zip", "small.zip", "--no-arrays")
     assert "Before you publish it: run.json, manifest.csv, results.csv and record.json in it name" in told.out
     assert str(site.inputs) in told.out

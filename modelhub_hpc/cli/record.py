@@ -50,12 +50,14 @@ def record(
     from modelhub_hpc.cli.runs import find
     from modelhub_hpc.publication import Statement
     from modelhub_hpc.run import BEAT_S
-    from modelhub_hpc.runfolder import privately
+    from modelhub_hpc.runfolder import privately, storage
     from modelhub_hpc.runs import reading
 
     voice, found = voice_of(as_json), reading.read(find(run).root)
     said = Statement(license, agent, _orcid(orcid))
     told = publication.record_of(found.paths)
+    with storage(found.paths.private):
+        found.paths.private.mkdir(mode=0o700, exist_ok=True)  # an unpacked archive has none
     mine = owner.acquire(found.paths.private, f"Run {one_line(found.paths.root)}")
     with owner.beating(mine, BEAT_S), privately(found.request.site.group_readable):
         publication.state(found.paths, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from modelhub_hpc.errors import InvalidError
 from modelhub_hpc.models import entry as entries
 from modelhub_hpc.models import pulled
 from modelhub_hpc.models.entry import Entry
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,200}")  # of a model that a registry could have
 
 
 def entry_of(model: Contribution) -> Entry | None:
@@ -30,8 +33,7 @@ def entry_of(model: Contribution) -> Entry | None:
 
 
 def _places(model: Contribution) -> Iterator[Path]:
-    name = f"{model.name}.json"
     yield model.path / pulled.ENTRY
-    yield model.path.parent.parent / "models" / name
-    if "/" not in name:
-        yield resources.folder("registry") / "models" / name
+    if _NAME.fullmatch(model.name):
+        for registry in (model.path.parent.parent, resources.folder("registry")):
+            yield registry / "models" / f"{model.name}.json"

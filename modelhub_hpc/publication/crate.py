@@ -281,9 +281,8 @@ def _model(facts: Facts) -> Iterator[tuple[str, _Properties]]:
         "additionalProperty": {"@id": "#model-digest"},
     }
     if entry:
-        source = entry.versions[0].source
         optional = {"description": entry.description, "license": entry.licence and entry.licence.model}
-        optional |= {"alternateName": entry.title, "url": source.repository}
+        optional |= {"alternateName": entry.title, "url": _repository(entry)}
         found |= {name: value for name, value in optional.items() if value}
     if entry and entry.reference:
         identifier = _address(entry.reference)
@@ -291,6 +290,11 @@ def _model(facts: Facts) -> Iterator[tuple[str, _Properties]]:
         yield identifier, _article(entry.reference)
     yield "#model", found
     yield "#model-digest", {"@type": "PropertyValue", "name": "sha256 of contrib_src", "value": model.digest}
+
+
+def _repository(entry: Entry) -> str | None:
+    addresses = (version.source.repository for version in entry.versions)
+    return next((address for address in addresses if address), None)
 
 
 def _address(of: Reference) -> str:
