@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from runkit import Here, local_run
 from shardkit import PLAN, RUN
+from test_export import ARRAYS
 
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.evaluation import differences
@@ -209,6 +210,20 @@ def test_what_differs_in_kind(store: Store) -> None:
     assert compare(one, store(array, "heatmap", axes="z,y,x", **GRID)).reasons == ("type image, heatmap",)
     assert compare(one, store(np.full((3, 4, 5), "x"), axes="z,y,x", **GRID)).verdict is Verdict.DIFFERENT
     assert compare(store(["a", "ü"]), store(["a", "u"])).different == 1
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_any_kind_are_compared(store: Store, name: str) -> None:
+    array = ARRAYS[name]
+    other = array.copy()
+    found = compare(store(array), store(other))
+    assert (found.verdict, found.values, found.reasons) == (Verdict.SAME, array.size, ())
+    if array.size:
+        place = (0,) * array.ndim
+        zero, one = np.zeros((), array.dtype), np.ones((), array.dtype)
+        other[place] = zero if array.flat[0] != zero else one
+        found = compare(store(array), store(other))
+        assert (found.verdict, found.unequal, found.different) == (Verdict.DIFFERENT, 1, 1)
 
 
 def test_masks_have_a_dice_for_each_label(store: Store) -> None:

@@ -32,7 +32,9 @@ _DIGITS = 24  # of digests in people's tables
 @click.option("--rtol", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Relative tolerance.")
 @click.option("--atol", type=click.FloatRange(min=0), default=1e-8, show_default=True, help="Absolute tolerance.")
 @click.option("--case", metavar="ID", default="", help="Only this case.")
-@click.option("--limit", type=click.IntRange(min=0), default=20, metavar="N", help="Cases to show, the worst first.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, metavar="N", help="Cases to show, the worst first. Default 20."
+)
 @click.option("--csv", metavar="FILE|-", help="Write a row for every case and output; - is stdout.")
 @json_option
 def diff(

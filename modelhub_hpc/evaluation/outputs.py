@@ -18,6 +18,7 @@ from modelhub_hpc.record.export import pieces
 
 _MOST_LABELS = 256  # of a mask; what has more is no mask
 _NUMERIC = "biufc"
+_ITEM_BYTES = 64  # taken for elements with fields
 _Array = npt.NDArray[Any]
 
 
@@ -67,8 +68,12 @@ class Stored:
     output: Output
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.output.dtype)
+    def dtype(self) -> np.dtype[Any] | None:
+        """None where the elements have fields."""
+        try:
+            return np.dtype(self.output.dtype)
+        except TypeError:
+            return None
 
     def pieces(self, itemsize: int) -> Iterator[_Array]:
         return pieces(self.paths, self.output, itemsize)
@@ -121,7 +126,7 @@ def difference(spec: OutputSpec | None, ours: Stored, theirs: Stored, tolerance:
     dice: dict[str, float] = {}
     if a.dataset is not None and b.dataset is not None:
         reasons += _in_space(ours, theirs)
-        if a.shape == b.shape and _are_comparable(ours.dtype, theirs.dtype):
+        if a.shape == b.shape and _are_comparable(ours, theirs):
             _arrays(ours, theirs, numbers)
             if numbers.different and a.type == b.type == "mask_image":
                 dice = _dice(ours, theirs, spec.labels if spec else {})
@@ -165,8 +170,9 @@ def _in_space(ours: Stored, theirs: Stored) -> Iterator[str]:
         yield "geometry"
 
 
-def _are_comparable(first: np.dtype[Any], second: np.dtype[Any]) -> bool:
-    return first == second or (first.kind in _NUMERIC and second.kind in _NUMERIC)
+def _are_comparable(ours: Stored, theirs: Stored) -> bool:
+    kinds = [each.dtype.kind for each in (ours, theirs) if each.dtype is not None]
+    return ours.output.dtype == theirs.output.dtype or (len(kinds) == 2 and set(kinds) <= set(_NUMERIC))
 
 
 def _arrays(ours: Stored, theirs: Stored, numbers: _Numbers) -> None:
@@ -175,7 +181,7 @@ def _arrays(ours: Stored, theirs: Stored, numbers: _Numbers) -> None:
 
 
 def _both(ours: Stored, theirs: Stored) -> Iterator[tuple[_Array, _Array]]:
-    itemsize = max(ours.dtype.itemsize, theirs.dtype.itemsize, 1)
+    itemsize = max(each.dtype.itemsize if each.dtype is not None else _ITEM_BYTES for each in (ours, theirs))
     return zip(ours.pieces(itemsize), theirs.pieces(itemsize), strict=True)
 
 
