@@ -155,7 +155,7 @@ def compare(a: Stored, b: Stored, tolerance: Tolerance = Tolerance(), **labels: 
     """The comparison, which is the same in both directions."""
     spec = OutputSpec("out", "image", "", "", labels)
     there, back = (difference(spec, *pair, tolerance) for pair in ((a, b), (b, a)))
-    for name in ("verdict", "values", "unequal", "different", "largest", "largest_relative", "dice"):
+    for name in ("verdict", "values", "unequal", "different", "largest", "largest_relative", "dice", "place"):
         assert getattr(there, name) == getattr(back, name)
     return there
 
@@ -224,6 +224,15 @@ def test_arrays_of_any_kind_are_compared(store: Store, name: str) -> None:
         other[place] = zero if array.flat[0] != zero else one
         found = compare(store(array), store(other))
         assert (found.verdict, found.unequal, found.different) == (Verdict.DIFFERENT, 1, 1)
+        assert found.place == place
+
+
+def test_the_largest_difference_has_a_place(store: Store) -> None:
+    a = np.zeros((3, 700, 1000), "float32")  # of several pieces
+    b = a.copy()
+    b[0, 1, 2], b[1, 600, 3], b[2, 699, 999] = 1.0, 5.0, np.nan
+    found = compare(store(a), store(b))
+    assert (found.place, found.largest, found.different) == ((1, 600, 3), 5.0, 3)
 
 
 def test_masks_have_a_dice_for_each_label(store: Store) -> None:

@@ -208,6 +208,8 @@ def _words(output: OutputDifference) -> Iterator[str]:
         yield f"{output.different:,} of {output.values:,} values differ ({output.unequal:,} are not equal)"
     if output.largest is not None:
         yield f"by {_figure(output.largest)} at most, relative {_figure(output.largest_relative)}"
+    if output.place:
+        yield f"at [{', '.join(map(str, output.place))}]"
     if output.top:
         yield f"most probable: {output.top[0]}, {output.top[1]}"
     if output.dice:

@@ -52,6 +52,7 @@ def rerun(
 
     What is not the same is refused, unless it is allowed. `mh-hpc diff` then compares the two.
     """
+    from modelhub_hpc.cli.progress import waiting
     from modelhub_hpc.cli.runs import find
     from modelhub_hpc.cli.submit import Submission, begin, site_of
     from modelhub_hpc.record import RunPaths
@@ -68,8 +69,9 @@ def rerun(
     site = site_of(then.site, flags, PLACES)
     asked = Asked(then.model.name, then.inputs, site, folder, None, command)
     allowed = Allowed(changed_model, changed_image, changed_inputs)
-    planned = Repetition(of, asked, model, image, dict(map(_root, moved)), allowed).plan()
-    voice.say(f"Repeating {one_line(then.run_id)}")
+    repetition = Repetition(of, asked, model, image, dict(map(_root, moved)), allowed)
+    with waiting(voice, f"Comparing what is here with {one_line(then.run_id)}"):
+        planned = repetition.plan()
     wanted = Submission(
         model=None,
         inputs=(),

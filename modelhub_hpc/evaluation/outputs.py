@@ -45,7 +45,7 @@ class OutputDifference:
     values: how many numbers were compared, unequal: how many are not the same, different: how many are not close.
     largest, largest_relative: over those that are finite in both; None where nothing was compared, or all are equal.
     reasons: what else differs, or differs in kind. top: the most probable labels where they are not the same.
-    dice: of each label of a mask that differs.
+    dice: of each label of a mask that differs. place: index in an array of its largest difference, else of its first.
     """
 
     name: str
@@ -58,6 +58,7 @@ class OutputDifference:
     reasons: tuple[str, ...] = ()
     top: tuple[str, str] | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
+    place: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,11 @@ class _Numbers:
         self.values = self.unequal = self.different = 0
         self.largest: float | None = None
         self.largest_relative: float | None = None
+        self.place: int | None = None  # of the largest difference, else of the first
 
     def add(self, a: _Array, b: _Array) -> None:
         """Flat arrays of equal length; of text and the like it is known only whether they are equal. NaN equals NaN."""
-        self.values += a.size
+        before, self.values = self.values, self.values + a.size
         unequal = np.asarray(a != b)
         if a.dtype.kind in "fc" and b.dtype.kind in "fc":
             unequal &= ~(np.isnan(a) & np.isnan(b))
@@ -98,10 +100,13 @@ class _Numbers:
         if not count:
             return
         self.unequal += count
+        places = before + np.flatnonzero(unequal)
+        if self.place is None:
+            self.place = int(places[0])
         measurable = a.dtype.kind in _NUMERIC and b.dtype.kind in _NUMERIC
-        self.different += self._measured(a[unequal], b[unequal]) if measurable else count
+        self.different += self._measured(a[unequal], b[unequal], places) if measurable else count
 
-    def _measured(self, a: _Array, b: _Array) -> int:
+    def _measured(self, a: _Array, b: _Array, places: _Array) -> int:
         """How many of these unequal numbers are not close."""
         exact = a.dtype.kind in "biu" and b.dtype.kind in "biu"
         kind = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
@@ -112,7 +117,9 @@ class _Numbers:
         finite = np.isfinite(apart) & np.isfinite(scale)
         if finite.any():
             # whole numbers beyond 2**53 may come out equal here, which they are not
-            self.largest = max(self.largest or 0.0, float(apart[finite].max()))
+            worst = int(np.where(finite, apart, -1.0).argmax())
+            if self.largest is None or apart[worst] > self.largest:
+                self.largest, self.place = float(apart[worst]), int(places[worst])
             relative = apart[finite] / np.where(scale[finite] > 0, scale[finite], 1.0)
             self.largest_relative = max(self.largest_relative or 0.0, float(relative.max()))
         return len(x) if exact else int(np.count_nonzero(~(close & finite)))
@@ -124,10 +131,12 @@ def difference(spec: OutputSpec | None, ours: Stored, theirs: Stored, tolerance:
     reasons, numbers = list(_in_kind(a, b)), _Numbers(tolerance)
     top: tuple[str, str] | None = None
     dice: dict[str, float] = {}
+    place: tuple[int, ...] | None = None
     if a.dataset is not None and b.dataset is not None:
         reasons += _in_space(ours, theirs)
         if a.shape == b.shape and _are_comparable(ours, theirs):
             _arrays(ours, theirs, numbers)
+            place = None if numbers.place is None else _index(numbers.place, a.shape)
             if numbers.different and a.type == b.type == "mask_image":
                 dice = _dice(ours, theirs, spec.labels if spec else {})
     elif a.dataset is None and b.dataset is None:
@@ -139,7 +148,7 @@ def difference(spec: OutputSpec | None, ours: Stored, theirs: Stored, tolerance:
     if numbers.different or reasons:
         verdict = Verdict.DIFFERENT
     measured = numbers.values, numbers.unequal, numbers.different, numbers.largest, numbers.largest_relative
-    return OutputDifference(a.name, verdict, *measured, tuple(reasons), top, dice)
+    return OutputDifference(a.name, verdict, *measured, tuple(reasons), top, dice, place)
 
 
 def _in_kind(a: Output, b: Output) -> Iterator[str]:
@@ -173,6 +182,10 @@ def _in_space(ours: Stored, theirs: Stored) -> Iterator[str]:
 def _are_comparable(ours: Stored, theirs: Stored) -> bool:
     kinds = [each.dtype.kind for each in (ours, theirs) if each.dtype is not None]
     return ours.output.dtype == theirs.output.dtype or (len(kinds) == 2 and set(kinds) <= set(_NUMERIC))
+
+
+def _index(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(each) for each in np.unravel_index(place, shape))
 
 
 def _arrays(ours: Stored, theirs: Stored, numbers: _Numbers) -> None:
