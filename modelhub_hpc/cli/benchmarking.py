@@ -126,7 +126,7 @@ def _prepare(wanted: Wanted) -> None:
     lacking = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if lacking:
         raise UnfitError(f"Benchmarks need {' and '.join(lacking)}. Install it:  pip install 'modelhub-hpc[results]'")
-    os.environ.setdefault("MPLCONFIGDIR", str(config.cache_dir(config.load(wanted.flags)) / "matplotlib"))
+    config.keep_fonts(config.load(wanted.flags))
 
 
 @dataclass(frozen=True)

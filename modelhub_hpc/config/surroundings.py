@@ -146,6 +146,11 @@ def cache_dir(config: SiteConfig) -> Path:
     return config.cache_dir or (Path(base) if base else caller().home / ".cache") / "mh-hpc"
 
 
+def keep_fonts(config: SiteConfig) -> None:
+    """Have matplotlib keep its list of fonts in our cache, unless the caller has said where."""
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir(config) / "matplotlib"))
+
+
 def scratch_dir(config: SiteConfig) -> Path:
     return config.scratch_dir or caller().tmpdir
 
