@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,20 +37,11 @@ def job(cluster: Cluster, number: str) -> dict[str, str]:
 def begin_again(cluster: Cluster, number: str) -> None:
     """Let a requeued job begin. SLURM has it wait for two minutes, from when its last node is done with it."""
     wait_for(lambda: job(cluster, number).get("Reason") == "BeginTime", f"job {number} in the queue again")
-    # what is left of the first start would take the folder of the second one with it
-    wait_for(lambda: not has_steps(number), f"the end of the first start of job {number}")
+    # a node takes a job's credential for revoked if it is from the second in which the job was ended there
+    time.sleep(1)
     cluster.run("scontrol", "update", f"JobId={number}", "StartTime=now")
     began = until(lambda: job(cluster, number).get("JobState") == "RUNNING", 60)
     assert began, f"{job(cluster, number)}\n{cluster.run('sinfo', '--long', '--Node')}"
-
-
-def has_steps(number: str) -> bool:
-    """Whether a step of the job is still being watched on one of the nodes, which are all on this machine."""
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            if process.read_bytes().startswith(f"slurmstepd: [{number}.".encode()):
-                return True
-    return False
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
