@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelhub_hpc import inputs, viewing
+from modelhub_hpc import viewing
 from modelhub_hpc.contribution import OutputSpec
 from modelhub_hpc.errors import InputError
 from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.plan import Case
+from modelhub_hpc.plan.files import identity_of, series_of
 from modelhub_hpc.record import CaseResult, Output, load_array
 from modelhub_hpc.runs.reading import Reading
 from modelhub_hpc.viewing import Image, Layer, Unviewable, View, charts, layers
@@ -113,13 +114,10 @@ def _notes(views: Sequence[View]) -> Iterator[str]:
 
 def _image(case: Case) -> tuple[Image | None, tuple[str, ...]]:
     """The first input, if all are still what the model was given."""
-    path, uid = case.inputs[0][1], dict(case.columns).get("series_uid")
     try:
-        files = inputs.series_files(path, uid) if uid else ()
-        now = [inputs.identity(each) for each in files or [path for _, path in case.inputs]]
-        if (sum(size for size, _ in now), max(mtime for _, mtime in now)) != (case.input_bytes, case.input_mtime_ns):
+        if identity_of(case) != (case.input_bytes, case.input_mtime_ns):
             return None, ("The input has changed since the run: it is not shown.",)
-        return viewing.read(path, files), ()
+        return viewing.read(case.inputs[0][1], series_of(case)), ()
     except InputError:
         return None, ("The input is not there any more.",)
     except Unviewable as reason:
