@@ -335,6 +335,13 @@ def test_the_tables_are_tidy(study: Study, exported: tuple[Path, Any]) -> None:
     assert set(cases) == {*study.truth, "broken"} and cases["single"]["input"] == str(study.inputs / "single.dcm")
 
 
+def test_tables_are_part_of_what_was_written(study: Study, tmp_path: Path) -> None:
+    code, told = run_export(study.run, "--to", tmp_path / "to", "--format", "csv,parquet")
+    sizes = [path.stat().st_size for kind in ("csv", "parquet") for path in (tmp_path / "to").glob(f"[cv]*.{kind}")]
+    assert code == 0 and len(sizes) == 4 and told["bytes"] == sum(sizes)
+    assert told["files"] == {kind: {"written": 2, "kept": 0} for kind in ("csv", "parquet")}
+
+
 def exported_samples(name: str, folder: Path, formats: str) -> Path:
     """What is exported of a run of a shipped model over its own samples."""
     samples = REPO / f"registry/contributions/{name}/contrib_src/sample_data"

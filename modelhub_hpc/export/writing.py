@@ -220,6 +220,7 @@ class _Export:
         self._layout: Layout = LAYOUTS[wanted.layout]()
         self._summary = Summary()
         self._formats = [kind for kind in OF_OUTPUTS if kind in wanted.formats]
+        self._common: list[tuple[str, Path]] = []
 
     @cached_property
     def _names(self) -> Names:
@@ -237,6 +238,8 @@ class _Export:
                 self._case(case, result)
                 self._summary.seconds = time.monotonic() - began
                 observe(self._summary)
+        for kind, path in self._common:
+            self._wrote(kind, path)
         if not (self._summary.left_out or self._summary.empty):
             drop(self._folder / _LEFT_OUT)
         return self._summary
@@ -248,15 +251,18 @@ class _Export:
         self._values: list[Append] = []
         self._cases: list[Append] = []
         for kind in tables:
-            self._values.append(stack.enter_context(_TABLES[kind](self._folder / f"values.{kind}", VALUES)))
-            self._cases.append(stack.enter_context(_TABLES[kind](self._folder / f"cases.{kind}", schema)))
-            self._summary.written[kind] += 2
+            self._values.append(stack.enter_context(_TABLES[kind](self._of_all(kind, f"values.{kind}"), VALUES)))
+            self._cases.append(stack.enter_context(_TABLES[kind](self._of_all(kind, f"cases.{kind}"), schema)))
         self._lines = None
         if "json" in self._wanted.formats:
-            self._lines = stack.enter_context(replacing(self._folder / "results.jsonl"))
-            self._summary.written["json"] += 1
+            self._lines = stack.enter_context(replacing(self._of_all("json", "results.jsonl")))
         self._left_out = csv.writer(stack.enter_context(replacing(self._folder / _LEFT_OUT)), lineterminator="\n")
         self._left_out.writerow(("case_id", "format", "output", "reason"))
+
+    def _of_all(self, kind: str, name: str) -> Path:
+        """Where a file with something of every case will be, which counts once it is whole."""
+        self._common.append((kind, self._folder / name))
+        return self._folder / name
 
     def _case(self, case: Case, result: CaseResult | None) -> None:
         name = self._names.of(case)
