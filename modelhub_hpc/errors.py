@@ -1,8 +1,9 @@
-"""The errors a user can meet, and the exit code of each; anything else that is raised is a bug."""
+"""The errors a user can meet, the exit code of each, and words for messages; anything else that is raised is a bug."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -78,3 +79,19 @@ class InputError(ModelHubError):
 def shown(path: object) -> str:
     """A path for a message: one printable line, whatever bytes its name holds."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def times(shape: Iterable[object]) -> str:
+    """
+    >>> times((240, 240, 155)), times(())
+    ('240 x 240 x 155', 'one value')
+    """
+    return " x ".join(map(str, shape)) or "one value"
+
+
+def count_of(count: int, noun: str) -> str:
+    """
+    >>> count_of(1, "case"), count_of(2000, "case")
+    ('1 case', '2,000 cases')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

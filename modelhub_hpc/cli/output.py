@@ -12,9 +12,12 @@ from typing import Any
 
 import click
 
+from modelhub_hpc.errors import count_of
+
 _SAMPLE = 200  # rows that decide the widths of a streamed table
 _WIDEST = 60
 MARKS = {True: "✔", False: "✘", None: "–"}  # of something that was checked
+number = count_of  # as commands call it
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,6 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def number(count: int, noun: str) -> str:
-    """
-    >>> number(1, "case"), number(2000, "case")
-    ('1 case', '2,000 cases')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def make_streams_robust() -> None:

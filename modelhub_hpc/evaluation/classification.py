@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelhub_hpc.errors import InvalidError, shown
+from modelhub_hpc.errors import InvalidError, count_of, shown
 from modelhub_hpc.evaluation.contestants import Contestant
 from modelhub_hpc.evaluation.proportions import Proportion, mcnemar
-from modelhub_hpc.evaluation.truth import Row, Truth, count_of, few, matched
+from modelhub_hpc.evaluation.truth import Row, Truth, few, matched
 from modelhub_hpc.record import CaseResult, LabelList
 
 _SYNSET = re.compile(r"(n\d{8})(?:[\s,:]+(.*))?", re.DOTALL)  # of ImageNet, before the words

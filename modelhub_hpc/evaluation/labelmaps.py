@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelhub_hpc.errors import InvalidError, UsageError, shown
+from modelhub_hpc.errors import InvalidError, UsageError, shown, times
 from modelhub_hpc.evaluation.contestants import Contestant
 from modelhub_hpc.evaluation.together import Unusable
 from modelhub_hpc.inputs import Geometry
@@ -32,7 +32,7 @@ class LabelMap:
     def why_not_with(self, other: LabelMap) -> str:
         """Why two of them cannot be compared voxel by voxel; "" if they can."""
         if self.voxels.shape != other.voxels.shape:
-            one, two = (" x ".join(map(str, each.voxels.shape[::-1])) for each in (self, other))
+            one, two = (times(each.voxels.shape[::-1]) for each in (self, other))
             return f"their grids differ: {one} and {two} voxels in x, y, z"
         if (self.geometry is None) != (other.geometry is None):
             return "only one of them says where its voxels lie"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc.contribution import OutputSpec
+from modelhub_hpc.errors import times
 from modelhub_hpc.record import LabelList, Output, RunPaths, load_grid
 from modelhub_hpc.record.export import pieces
 
@@ -160,13 +161,9 @@ def _in_kind(a: Output, b: Output) -> Iterator[str]:
         yield "an array in one run only"
     elif a.dataset is not None:
         if a.shape != b.shape:
-            yield f"shape {_times(a.shape)}, {_times(b.shape)}"
+            yield f"shape {times(a.shape)}, {times(b.shape)}"
         if a.dtype != b.dtype:
             yield f"dtype {a.dtype}, {b.dtype}"
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "none"
 
 
 def _in_space(ours: Stored, theirs: Stored) -> Iterator[str]:

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc import inputs, viewing
-from modelhub_hpc.errors import InputError, InvalidError, UsageError, shown
+from modelhub_hpc.errors import InputError, InvalidError, UsageError, count_of, shown, times
 from modelhub_hpc.evaluation.contestants import Contestant
 from modelhub_hpc.evaluation.metrics import Mask, Measures, measures, worst
 from modelhub_hpc.evaluation.ranking import Floats
 from modelhub_hpc.evaluation.regions import BACKGROUND, Labels, Plan
-from modelhub_hpc.evaluation.truth import Truth, count_of, few, matched
+from modelhub_hpc.evaluation.truth import Truth, few, matched
 from modelhub_hpc.inputs import Geometry, InputLimits
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import CaseResult, load_volume
@@ -273,7 +273,7 @@ def _same_grid(
     shape: tuple[int, ...], place: Geometry | None, wanted: tuple[int, ...], where: Geometry | None, whose: str
 ) -> None:
     if shape[:3] != wanted:
-        found, size = (" x ".join(map(str, each[:3][::-1])) for each in (shape, wanted))
+        found, size = (times(each[:3][::-1]) for each in (shape, wanted))
         raise Unusable(f"it has {found} voxels in x, y, z, and the {whose} {size}")
     if place is not None and where is not None and not place.is_grid_of(where):
         raise Unusable(f"it does not lie where the {whose} does: its origin, spacing or directions differ. Resample it")

@@ -86,14 +86,6 @@ def matched(truth: Truth, cases: Iterable[tuple[Case, T]]) -> Iterator[tuple[Row
         yield row, case, result
 
 
-def count_of(count: int, noun: str) -> str:
-    """
-    >>> count_of(1, "case"), count_of(2000, "case")
-    ('1 case', '2,000 cases')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def few(things: Sequence[str]) -> str:
     """The first of some names.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc import __version__
+from modelhub_hpc.errors import times
 from modelhub_hpc.export.items import Item, LeftOut, missing
 from modelhub_hpc.runfolder import arriving
 from modelhub_hpc.viewing.layers import label_colour
@@ -44,7 +45,7 @@ def segmentation(item: Item, target: Path) -> None:
         raise LeftOut("the input has several frames in one file, whose places are not read here")
     if mask.shape != (len(slices), int(slices[0].Rows), int(slices[0].Columns)):
         found, wanted = mask.shape, (len(slices), slices[0].Rows, slices[0].Columns)
-        raise LeftOut(f"the mask has {_times(found)} voxels in z, y, x, the DICOM input {_times(wanted)}")
+        raise LeftOut(f"the mask has {times(found)} voxels in z, y, x, the DICOM input {times(wanted)}")
     labels = segments(item)
     if not mask.any():
         raise LeftOut("the mask is empty, and a DICOM segmentation without a segment is none", empty=True)
@@ -143,7 +144,3 @@ def _text(text: str) -> str:
     """As DICOM holds it in every character set: one line of ASCII, without what separates values."""
     plain = " ".join(text.encode("ascii", "replace").decode().replace("\\", "/").split())
     return "".join(c if c.isprintable() else "?" for c in plain)[:_MOST_CHARS].strip() or "-"
-
-
-def _times(shape: Sequence[Any]) -> str:
-    return " x ".join(map(str, shape))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelhub_hpc import viewing
+from modelhub_hpc.errors import times
 from modelhub_hpc.export.items import Item, LeftOut, whole
 from modelhub_hpc.runfolder import Json, arriving, dumps, replacing
 from modelhub_hpc.viewing import Image, Layer, View
@@ -91,7 +92,7 @@ def _views(item: Item) -> tuple[View, Sequence[Layer]]:
     axes = item.spec.axes
     layers = viewing.layers_of(item.spec.name, item.type, item.array, axes, grid and (grid[0], grid[1], grid[2]))
     if not layers:
-        raise LeftOut(f"an array of {_times(item.array.shape)} and the type {item.array.dtype} is no image")
+        raise LeftOut(f"an array of {times(item.array.shape)} and the type {item.array.dtype} is no image")
     on, off = viewing.view_of(image, layers)
     if image is None or item.type == "image":
         return viewing.view_of(None, layers)[1][0], layers
@@ -133,7 +134,3 @@ def _write_labels(labels: npt.NDArray[Any], target: Path) -> None:
     indexed.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
     with arriving(target) as part:
         indexed.save(part, "PNG")
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one value"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from modelhub_hpc.errors import count_of
 from modelhub_hpc.models.entry import Entry
 from modelhub_hpc.publication.references import References, mark
 from modelhub_hpc.request import RunRequest
@@ -45,9 +46,9 @@ def _cases(record: Mapping[str, Any]) -> Iterator[str]:
     if done == cases:
         yield "The only case was predicted." if cases == 1 else f"All {cases:,} cases were predicted."
     else:
-        yield f"Of {_number(cases, 'case')}, {done:,} {'was' if done == 1 else 'were'} predicted{_not_done(record)}."
+        yield f"Of {count_of(cases, 'case')}, {done:,} {'was' if done == 1 else 'were'} predicted{_not_done(record)}."
     if counts["retried"]:
-        yield f"More than one attempt was made for {_number(counts['retried'], 'case')}."
+        yield f"More than one attempt was made for {count_of(counts['retried'], 'case')}."
 
 
 def _not_done(record: Mapping[str, Any]) -> str:
@@ -77,13 +78,13 @@ def _hardware(run: RunRequest, record: Mapping[str, Any], cited: References) -> 
     gpus = {model for worker in record["workers"] for model in worker["gpu_models"]}
     cpus = {worker["cpu_model"] for worker in record["workers"] if worker.get("cpu_model")}
     on = ("GPUs" if gpus else "CPUs") + _listed(gpus or cpus)
-    place = f"{_number(workers, 'worker')} on {_number(nodes, 'node')}"
+    place = f"{count_of(workers, 'worker')} on {count_of(nodes, 'node')}"
     if not record["jobs"]:
         yield f"The computation used {on}, with {place}."
         return
     version = record["versions"].get("slurm")
     slurm = f"Slurm {plain(version)}" if version else "Slurm"
-    jobs = _number(len(record["jobs"]), "job")
+    jobs = count_of(len(record["jobs"]), "job")
     yield f"The computation used {on}, with {place}, in {jobs} of {slurm}{mark(cited.slurm)}{_used(record)}."
 
 
@@ -120,15 +121,11 @@ def _cost(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"The model's process took up to {' and '.join(memory)}."
     energy = cost.get("gpu_energy_j")
     if energy:
-        yield f"The GPUs took {energy['total'] / 3.6e6:.3g} kWh for {_number(energy['cases'], 'case')}."
+        yield f"The GPUs took {energy['total'] / 3.6e6:.3g} kWh for {count_of(energy['cases'], 'case')}."
 
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def plain(given: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelhub_hpc.errors import times
 from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.record.hdf5 import AttributeValue
 
@@ -39,8 +40,8 @@ def volume(array: npt.NDArray[Any], attributes: Mapping[str, AttributeValue]) ->
     geometry = grid(attributes)
     found = voxels.shape[:-4:-1]
     if geometry and found != geometry.size:
-        wanted = _times(geometry.size)
-        raise ValueError(f"the array is {_times(found)} voxels in x, y, z, the grid of the input {wanted}")
+        wanted = times(geometry.size)
+        raise ValueError(f"the array is {times(found)} voxels in x, y, z, the grid of the input {wanted}")
     return Volume(voxels, geometry)
 
 
@@ -58,13 +59,9 @@ def _in_order(array: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
         known = f"its axes are {axes!r}" if axes else 'no "axes" are declared of the output in config.json'
         raise ValueError(f"the array is no volume: {known}")
     if len(names) != array.ndim:
-        raise ValueError(f"axes {axes!r} are declared, and the array has {array.ndim}: {_times(array.shape)}")
+        raise ValueError(f"axes {axes!r} are declared, and the array has {array.ndim}: {times(array.shape)}")
     if "z" not in names:
         names, array = ["z", *names], array[np.newaxis]
     others = [i for i, name in enumerate(names) if name not in _SPACE]
     ordered: npt.NDArray[Any] = array.transpose(*others, *(names.index(name) for name in _SPACE))
     return ordered
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

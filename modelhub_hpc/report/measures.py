@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from modelhub_hpc import inputs
 from modelhub_hpc.contribution import OutputSpec
-from modelhub_hpc.errors import InputError
+from modelhub_hpc.errors import InputError, times
 from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.plan import Case
 from modelhub_hpc.record import CaseResult, LabelList, Output, RunPaths, load_array, load_volume
@@ -87,7 +87,7 @@ class Measuring:
             except ValueError as error:
                 array, trouble = load_array(self.paths, output), str(error)
             if isinstance(grid, tuple) and array.shape[:-3:-1] != grid and not trouble:
-                trouble = f"the array is {_times(array.shape[:-3:-1])} pixels, the picture {_times(grid)}"
+                trouble = f"the array is {times(array.shape[:-3:-1])} pixels, the picture {times(grid)}"
         if array.dtype.kind not in "biuf":
             return Measures(trouble=trouble)
         missing = _missing(array)
@@ -200,7 +200,7 @@ def _apart(grids: Mapping[str, Geometry | tuple[int, int] | None]) -> str:
         return ""
     (first, grid), *others = known.items()
     apart = [key for key, other in others if not _same(grid, other)]
-    sizes = {key: _times(each.size if isinstance(each, Geometry) else each) for key, each in known.items()}
+    sizes = {key: times(each.size if isinstance(each, Geometry) else each) for key, each in known.items()}
     told = ", ".join(f"{key} ({sizes[key]})" for key in apart)
     return f"{told} on another grid than {first} ({sizes[first]})" if apart else ""
 
@@ -209,7 +209,3 @@ def _same(one: Geometry | tuple[int, int], other: Geometry | tuple[int, int]) ->
     if isinstance(one, Geometry) and isinstance(other, Geometry):
         return one.is_grid_of(other)
     return one == other
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -13,7 +13,7 @@ from modelhub_hpc import contribution, images, models, needs, run
 from modelhub_hpc.config import SiteConfig
 from modelhub_hpc.contribution import Contribution
 from modelhub_hpc.digests import file_digest
-from modelhub_hpc.errors import InputError, InvalidError, shown
+from modelhub_hpc.errors import InputError, InvalidError, count_of, shown
 from modelhub_hpc.images import Image
 from modelhub_hpc.images.image import parse
 from modelhub_hpc.plan import Case, Found
@@ -218,9 +218,8 @@ def _case(draft: Draft) -> Case:
 def _refusal(changed: Sequence[tuple[str, str]]) -> str:
     some = "\n".join(f"  {case}: {shown(why)}" for case, why in changed[:_FEW])
     more = f"\n  and {len(changed) - _FEW:,} more" if len(changed) > _FEW else ""
-    count = "1 case" if len(changed) == 1 else f"{len(changed):,} cases"
     return (
-        f"The inputs of {count} are not those of that run.\n{some}{more}\n"
+        f"The inputs of {count_of(len(changed), 'case')} are not those of that run.\n{some}{more}\n"
         "Where they lie elsewhere now: --inputs-root OLD=NEW. To run over what is there: --changed-inputs\n"
         "Times of change count where nobody has taken digests of that run's inputs (mh-hpc record RUN --hash-inputs)."
     )

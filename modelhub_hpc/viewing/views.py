@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelhub_hpc.errors import times
 from modelhub_hpc.inputs import Geometry
 from modelhub_hpc.viewing import layers as painting
 from modelhub_hpc.viewing import poses
@@ -129,7 +130,7 @@ def _grid(voxels: npt.NDArray[Any]) -> tuple[int, int, int]:
 def _alone(layer: Layer, size: tuple[int, int, int] | None = None) -> View:
     """A picture is its own ground; masks and heat lie on black."""
     grid = _grid(layer.voxels)
-    found, wanted = (" x ".join(map(str, each[::-1])) for each in (grid, size or grid))
+    found, wanted = (times(each[::-1]) for each in (grid, size or grid))
     notes = (f"{layer.name} has {found} voxels and the input {wanted}: it is shown by itself.",) if size else ()
     if layer.kind == "picture":
         window = painting.picture_window(layer)
